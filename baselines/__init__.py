@@ -1,0 +1,1 @@
+"""The baselines: one file each, found by name. A file that starts with `_` is no method."""

@@ -1,0 +1,59 @@
+"""Mean Teacher: the student agrees with the average of its past selves.
+
+Tarvainen and Valpola, "Mean teachers are better role models", NeurIPS 2017; the 2D variant of SSL4MIS.
+
+    L = 0.5 (CE + Dice)(x_l, y) + lambda(t) mean (p_student(x_u) - p_teacher(x_u + n))^2,
+    n = clip(0.1 N(0, 1), -0.2, 0.2)
+
+The student sees the batch without noise. The consistency is 0 during the first `delay` of the training
+(1,000 of 30,000 iterations as released; kept as a share, so that short budgets keep its proportion). The
+teacher stays in train mode with its own batch statistics, as released.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from cgs.engine.losses import supervised
+from cgs.engine.method import Method, Progress
+from cgs.engine.views import Batch
+
+
+def noisy(images: Tensor, generator: torch.Generator) -> Tensor:
+    """images + clip(0.1 N(0, 1), -0.2, 0.2)."""
+    noise = torch.randn(images.shape, generator=generator, device=images.device)
+    return images + (0.1 * noise).clamp(-0.2, 0.2)
+
+
+class MeanTeacher(Method):
+    """Consistency with an averaged teacher under input noise."""
+
+    title = "Mean Teacher"
+    reference = "Tarvainen and Valpola, NeurIPS 2017"
+    teachers = {"teacher": "student"}
+
+    class Options(Method.Options):
+        lambda_max: float = Field(0.1, ge=0, description="Weight of the consistency after its ramp-up.")
+        delay: float = Field(
+            1000 / 30000, ge=0, le=1, description="Share of the training before the consistency starts."
+        )
+
+    options: Options
+
+    def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        count = len(batch.labels)
+        logits = self.nets["student"](torch.cat([batch.labelled.weak, batch.unlabelled.weak]))
+        with torch.no_grad():
+            taught = self.nets["teacher"](noisy(batch.unlabelled.weak, batch.noise))
+        return {
+            "supervised": supervised(logits[:count], batch.labels),
+            "consistency": self.consistency(logits[count:], taught, progress),
+        }
+
+    def consistency(self, student: Tensor, teacher: Tensor, progress: Progress) -> Tensor:
+        """lambda(t) times the mean squared difference of the softmax maps; 0 during the delay."""
+        distance = (student.float().softmax(1) - teacher.float().softmax(1)).square().mean()
+        started = progress.iteration >= round(self.options.delay * progress.iterations)
+        return distance * (progress.ramp(self.options.lambda_max) if started else 0.0)

@@ -1,0 +1,1 @@
+"""A reproducible benchmark of semi-supervised multi-target medical image segmentation."""

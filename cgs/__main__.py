@@ -1,0 +1,185 @@
+"""The command line: `python -m cgs <command>`. Every rule of the workflow calls one of these."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from cgs.config import Config, load_config
+from cgs.discovery import ROOT, available_methods
+from cgs.errors import SuiteError, did_you_mean
+from cgs.paths import Paths
+from cgs.plan import ALL, Cell, cells
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. 0 on success; 1 and one sentence on stderr when something is wrong."""
+    options = parser().parse_args(arguments)
+    try:
+        result = options.run(options)
+    except SuiteError as error:
+        print(f"cgs {options.command}: {error}", file=sys.stderr)
+        return int(getattr(error, "exit_code", 1))
+    except KeyboardInterrupt:
+        print(f"cgs {options.command}: stopped by the user.", file=sys.stderr)
+        return 130
+    return int(result or 0)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(prog="python -m cgs", description=__doc__.split("\n")[0])
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+
+    def command(name: str, run: Any, help_: str, *, config: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help_, description=help_)
+        sub.set_defaults(run=run)
+        if config:
+            sub.add_argument("--config", required=True, type=Path, help="YAML file, see docs/configuration.md")
+        return sub
+
+    sub = command("prepare", prepare, "Read a dataset, check it and write its slices, cases and audit.")
+    sub.add_argument("--dataset", required=True)
+    for name, run, help_ in (
+        ("train", train, "Train one method with one seed; resumes where an earlier attempt stopped."),
+        ("predict", predict, "Predict the test cases of a trained run."),
+        ("evaluate", evaluate, "Score the predictions of a run."),
+    ):
+        sub = command(name, run, help_)
+        sub.add_argument("--dataset", required=True)
+        sub.add_argument("--labelled", required=True, help=f'labelled patients, or "{ALL}"')
+        sub.add_argument("--method", required=True)
+        sub.add_argument("--seed", required=True, type=int)
+        if name == "train":
+            sub.add_argument(
+                "--record-failure",
+                action="store_true",
+                help="write a failure to failure.json and exit with 0, so that other runs go on",
+            )
+    command("tables", tables, "Gather the scores of all runs into tables.")
+    command("report", report, "Render the report from the tables.")
+    command("retry", retry, "Forget failed runs, so that the next snakemake trains them again.")
+    sub = command("plan", plan, "Check a config (JSON on stdin) and print what is to be run.", config=False)
+    command("methods", methods, "List the methods.", config=False)
+    sub = command("schema", schema, "Write the presets, the JSON schema and the docs table.", config=False)
+    return top
+
+
+def dataset_of(config: Config, name: str) -> Any:
+    """The dataset entry called `name`."""
+    if name not in config.datasets:
+        raise SuiteError(f"the config has no dataset {name!r}{did_you_mean(name, list(config.datasets))}.")
+    return config.datasets[name]
+
+
+def cell_of(options: argparse.Namespace) -> tuple[Config, Cell, Paths]:
+    """The config and the run that the command line names."""
+    config = load_config(options.config)
+    cell = Cell(options.dataset, options.labelled, options.method, options.seed)
+    dataset = dataset_of(config, cell.dataset)
+    if cell.method not in {*config.variants, *available_methods()}:
+        known = sorted({*config.variants, *available_methods()})
+        raise SuiteError(f"method {cell.method!r} does not exist{did_you_mean(cell.method, known)}.")
+    if cell.labelled != ALL:
+        from cgs.config import training_patients
+
+        patients = training_patients(dataset)
+        if not cell.labelled.isdigit() or not 1 <= int(cell.labelled) <= (patients or int(cell.labelled)):
+            raise SuiteError(
+                f"--labelled {cell.labelled}: give a number of patients from 1 to {patients or 'all'}, or {ALL}."
+            )
+    return config, cell, Paths(config.name)
+
+
+def prepare(options: argparse.Namespace) -> None:
+    from cgs.data.prepare import prepare as run
+
+    config = load_config(options.config)
+    dataset = dataset_of(config, options.dataset)
+    run(options.dataset, dataset, Paths(config.name).data(options.dataset))
+
+
+def train(options: argparse.Namespace) -> int:
+    from cgs.engine.display import Display
+    from cgs.engine.train import train as run
+
+    config, cell, paths = cell_of(options)
+    if not (paths.data(cell.dataset) / "source.json").is_file():
+        prepare(options)
+    complete = run(config, cell, paths, Display, keep_failure=options.record_failure)
+    return 0 if complete or options.record_failure else 1
+
+
+def predict(options: argparse.Namespace) -> None:
+    from cgs.evaluation.predict import predict as run
+
+    run(*cell_of(options))
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    from cgs.evaluation.score import score_run
+
+    config, cell, paths = cell_of(options)
+    folder = paths.run(cell.dataset, cell.labelled, cell.method, cell.seed)
+    score_run(paths.data(cell.dataset), folder, config.evaluation, cell)
+
+
+def tables(options: argparse.Namespace) -> None:
+    from cgs.analysis.tables import write_tables
+
+    config = load_config(options.config)
+    write_tables(config, Paths(config.name))
+
+
+def report(options: argparse.Namespace) -> None:
+    from cgs.report.page import render
+
+    config = load_config(options.config)
+    print(f"The report is {render(config, Paths(config.name))}")
+
+
+def retry(options: argparse.Namespace) -> None:
+    config = load_config(options.config)
+    paths = Paths(config.name)
+    failed = [
+        cell
+        for cell in cells(config)
+        if (paths.run(cell.dataset, cell.labelled, cell.method, cell.seed) / "failure.json").is_file()
+    ]
+    for cell in failed:
+        folder = paths.run(cell.dataset, cell.labelled, cell.method, cell.seed)
+        for name in ("provenance.json", "failure.json", "predictions.npz", "scores.csv"):
+            (folder / name).unlink(missing_ok=True)
+        print(f"{cell} will be trained again")
+    print(f"{len(failed)} failed runs forgotten; start snakemake again.")
+
+
+def plan(options: argparse.Namespace) -> None:
+    from cgs.workplan import work_plan
+
+    try:
+        values = json.load(sys.stdin)
+    except ValueError as error:
+        raise SuiteError(f"stdin holds no JSON ({error}); Snakemake gives the merged config.") from None
+    print(json.dumps(work_plan(values)))
+
+
+def methods(options: argparse.Namespace) -> None:
+    from cgs.engine.method import all_methods
+
+    for name, method in all_methods().items():
+        print(f"{name:<20} {method.title:<20} {method.reference}")
+
+
+def schema(options: argparse.Namespace) -> None:
+    from cgs.schema import write_all
+
+    for path in write_all(ROOT):
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

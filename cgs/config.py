@@ -1,0 +1,301 @@
+"""The typed configuration: the only place that knows the suite's defaults.
+
+Everything a YAML file may say is a field here; the commented presets, the JSON schema and the table in
+`docs/configuration.md` are generated from these models (`python -m cgs schema`). The options of a
+method live beside the method, as its `Options` model. This module must not import torch: Snakemake,
+the tables and the report load it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from cgs.discovery import available_methods
+from cgs.errors import SuiteError, did_you_mean
+
+NAME = r"^[a-z0-9][a-z0-9-]*$"
+
+
+class Strict(BaseModel):
+    """A model that refuses unknown keys and cannot be changed after it was checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetBase(Strict):
+    """What every dataset has."""
+
+    size: int = Field(
+        224, ge=16, le=1024, multiple_of=16, description="Working image size in pixels (square)."
+    )
+    labelled: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (3, 7), min_length=1, description="Numbers of labelled training patients to train with."
+    )
+
+
+class AcdcConfig(DatasetBase):
+    """Cardiac cine MR, targets RV, myocardium and LV, as the SSL4MIS HDF5 files."""
+
+    kind: Literal["acdc"] = Field("acdc", description="Reader of the dataset.")
+    path: Path | None = Field(
+        None,
+        description="Folder with train_slices.list, val.list, test.list and data/ (SSL4MIS layout).",
+    )
+
+
+class PhantomConfig(DatasetBase):
+    """Procedural 3D anatomies with four targets; nothing to download, the same bits per seed."""
+
+    kind: Literal["phantom"] = Field("phantom", description="Reader of the dataset.")
+    size: int = Field(
+        64, ge=32, le=512, multiple_of=16, description="Working image size in pixels (square)."
+    )
+    labelled: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (2, 4), min_length=1, description="Numbers of labelled training patients to train with."
+    )
+    train_patients: int = Field(20, ge=2, le=1000, description="Training patients.")
+    val_patients: int = Field(4, ge=1, le=1000, description="Validation patients.")
+    test_patients: int = Field(8, ge=1, le=1000, description="Test patients.")
+    slices: int = Field(16, ge=8, le=256, description="Slices of a volume.")
+    seed: int = Field(0, ge=0, description="Seed of the anatomies, noise and bias fields.")
+
+
+DatasetConfig = Annotated[AcdcConfig | PhantomConfig, Field(discriminator="kind")]
+
+
+class NetworkConfig(Strict):
+    """The shared 2D U-Net."""
+
+    width: int = Field(
+        16, ge=4, le=64, description="Channels of the first level; 16 is the published U-Net."
+    )
+
+
+class TrainingConfig(Strict):
+    """The one training protocol that all methods share."""
+
+    iterations: int = Field(30000, ge=1, description="Iterations of a training.")
+    labelled_batch: int = Field(12, ge=2, description="Labelled slices in a batch.")
+    unlabelled_batch: int = Field(12, ge=2, description="Unlabelled slices in a batch.")
+    learning_rate: float = Field(0.01, gt=0, description="Initial learning rate of SGD.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
+    weight_decay: float = Field(1e-4, ge=0, description="Weight decay of SGD.")
+    poly_power: float = Field(0.9, gt=0, description="Power of the polynomial learning rate decay.")
+    validate_every: int = Field(200, ge=1, description="Iterations between two validations.")
+    checkpoint_every: int = Field(1000, ge=1, description="Iterations between two resume points.")
+    log_every: int = Field(50, ge=1, description="Iterations between two logged losses.")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto (CUDA where there is one), cpu, cuda or cuda:N.",
+    )
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        "float32", description="Arithmetic of the networks; losses are always float32."
+    )
+    threads: int = Field(1, ge=1, description="CPU threads of one training.")
+    deterministic: bool = Field(
+        True, description="Ask torch for deterministic kernels (two CUDA runs agree bit for bit)."
+    )
+    gpu_slots: int = Field(1, ge=1, description="Trainings that may share one GPU.")
+
+
+class EvaluationConfig(Strict):
+    """How predictions are scored."""
+
+    conventions: tuple[Literal["field", "strict"], ...] = Field(
+        ("field", "strict"),
+        min_length=1,
+        description="field: as the literature (voxel units); strict: millimetres, symmetric.",
+    )
+    selections: tuple[Literal["best", "last"], ...] = Field(
+        ("best", "last"),
+        min_length=1,
+        description="Checkpoints that are tested: best on validation, last. The first one leads.",
+    )
+    nsd_tolerance_mm: float = Field(
+        2.0, gt=0, description="Tolerance of the normalised surface Dice in millimetres."
+    )
+
+
+class ReportConfig(Strict):
+    """What the report shows beyond the tables."""
+
+    title: str = Field(
+        "Semi-supervised multi-target segmentation", min_length=1, description="Title."
+    )
+    overlay_cases: int = Field(
+        2, ge=0, le=20, description="Test cases shown as overlays: the first ones in name order."
+    )
+
+
+class Variant(BaseModel):
+    """A method under a name of its own, with some of its options changed.
+
+    Every key besides `extends` is an option of the method. A variant that has the name of the method it
+    extends changes the options of that method for the whole config.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    extends: str = Field(description="Method, or other variant, that this one builds on.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Config(Strict):
+    """One experiment: datasets x labelled patients x methods x seeds, and how to train and test."""
+
+    name: str = Field(
+        pattern=NAME, description="Name of the config; results/<name> and reports/<name> are its."
+    )
+    datasets: dict[Annotated[str, Field(pattern=NAME)], DatasetConfig] = Field(
+        min_length=1, description="Datasets by name."
+    )
+    methods: tuple[str, ...] = Field(
+        min_length=1, description="Methods and variants to compare; see `python -m cgs methods`."
+    )
+    reference: str = Field(
+        "cgs", description="Method that the others are compared with in the report."
+    )
+    variants: dict[Annotated[str, Field(pattern=NAME)], Variant] = Field(
+        default_factory=dict, description="Methods with changed options, by name."
+    )
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
+        (0, 1, 2), min_length=1, description="Seeds; every cell is trained once per seed."
+    )
+    network: NetworkConfig = Field(default_factory=NetworkConfig, description="Network.")
+    training: TrainingConfig = Field(default_factory=TrainingConfig, description="Training.")
+    evaluation: EvaluationConfig = Field(
+        default_factory=EvaluationConfig, description="Evaluation."
+    )
+    report: ReportConfig = Field(default_factory=ReportConfig, description="Report.")
+
+    @field_validator("methods", "seeds")
+    @classmethod
+    def _no_repeats(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        repeated = sorted({str(v) for v in value if value.count(v) > 1})
+        if repeated:
+            raise ValueError(f"named more than once: {', '.join(repeated)}")
+        return value
+
+    @model_validator(mode="after")
+    def _cross_checks(self) -> Config:
+        for name, dataset in self.datasets.items():
+            patients = training_patients(dataset)
+            most = max(dataset.labelled)
+            if patients is not None and most > patients:
+                raise ValueError(
+                    f"datasets.{name}.labelled: {most} labelled patients are more than the {patients} "
+                    f"training patients; give at most {patients}"
+                )
+        for variant, entry in self.variants.items():
+            self._base_of(variant)
+            if variant in available_methods() and entry.extends != variant:
+                raise ValueError(
+                    f"variants.{variant}: has the name of a method but extends {entry.extends}; "
+                    "choose another name"
+                )
+        for method in (*self.methods, self.reference):
+            self._base_of(method)
+        return self
+
+    def _base_of(self, name: str) -> tuple[str, dict[str, Any]]:
+        """Follow `extends` from `name` to a method; later options win."""
+        options: dict[str, Any] = {}
+        seen: list[str] = []
+        current = name
+        while current in self.variants and current not in seen:
+            seen.append(current)
+            variant = self.variants[current]
+            options = {**variant.options, **options}
+            if variant.extends == current:
+                break
+            current = variant.extends
+        if current not in available_methods():
+            if current in seen:
+                raise ValueError(f"variants: {' -> '.join([*seen, current])} never reaches a method")
+            known = sorted({*available_methods(), *self.variants})
+            raise ValueError(f"method {current!r} does not exist{did_you_mean(current, known)}")
+        return current, options
+
+    def method_and_options(self, name: str) -> tuple[str, dict[str, Any]]:
+        """The method that `name` stands for and the options that differ from its defaults."""
+        return self._base_of(name)
+
+
+def training_patients(dataset: AcdcConfig | PhantomConfig) -> int | None:
+    """Number of training patients, or None while the dataset's files are not there to count."""
+    if isinstance(dataset, PhantomConfig):
+        return dataset.train_patients
+    if dataset.path is None:
+        return 70
+    listing = dataset.path / "train_slices.list"
+    if not listing.is_file():
+        return None  # `prepare` says what is missing.
+    return len({line.split("_")[0] for line in listing.read_text().split() if line})
+
+
+def _sentence(error: ValidationError, source: str) -> str:
+    """One sentence from pydantic's report: where, what, how to mend."""
+    parts = []
+    for item in error.errors():
+        where = ".".join(str(p) for p in item["loc"] if p not in ("acdc", "phantom") or len(item["loc"]) < 3)
+        if item["type"] == "extra_forbidden":
+            parts.append(f"unknown key {where!r}{_nearest_key(item['loc'])}")
+        elif item["type"] == "missing":
+            parts.append(f"{where!r} is missing")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            given = f" (given: {item['input']!r})" if isinstance(item["input"], str | int | float) else ""
+            parts.append(f"{where}: {message}{given}" if where else message)
+    return f"{source}: " + "; ".join(parts) + "."
+
+
+def _nearest_key(location: tuple[int | str, ...]) -> str:
+    model: Any = Config
+    for step in location[:-1]:
+        if model is Config and step == "datasets":
+            model = None
+        elif step in ("acdc", "phantom") and model is None:
+            model = {"acdc": AcdcConfig, "phantom": PhantomConfig}[str(step)]
+        elif model is not None and isinstance(step, str) and step in model.model_fields:
+            model = model.model_fields[step].annotation
+    fields = getattr(model, "model_fields", None)
+    return did_you_mean(str(location[-1]), sorted(fields)) if fields else ""
+
+
+def parse_config(values: dict[str, Any], source: str = "config") -> Config:
+    """Check a parsed YAML mapping. Raises SuiteError with one sentence that names every fault.
+
+    A top-level key that is the name of a dataset gives that dataset's path (`--config acdc=PATH`).
+    """
+    values = dict(values)
+    datasets = values.get("datasets")
+    if isinstance(datasets, dict):
+        datasets = {k: dict(v) if isinstance(v, dict) else v for k, v in datasets.items()}
+        for name in [n for n in datasets if n in values and n not in Config.model_fields]:
+            if isinstance(datasets[name], dict):
+                datasets[name]["path"] = values.pop(name)
+        values["datasets"] = datasets
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise SuiteError(_sentence(error, source)) from None
+
+
+def load_config(path: Path | str) -> Config:
+    """Read and check a YAML config. Raises SuiteError with one sentence."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SuiteError(f"The config {path} does not exist; config/ holds the ones that ship.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SuiteError(f"The config {path} is not readable YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(values, dict):
+        raise SuiteError(f"The config {path} must be a mapping of keys to values.")
+    return parse_config(values, str(path))

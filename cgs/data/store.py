@@ -1,0 +1,117 @@
+"""Reading a prepared dataset: training slices as arrays, test cases as volumes."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cgs.errors import SuiteError
+from cgs.files import read_json
+
+SCALE = 65535
+"""Stored intensities are 16-bit integers; divided by this they lie in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Training slices at the working size.
+
+    images (N, S, S) uint16, labels (N, S, S) uint8, manifest with a row per slice, names of targets 1..K.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    manifest: pd.DataFrame
+    targets: tuple[str, ...]
+
+    @property
+    def classes(self) -> int:
+        """C, background included."""
+        return len(self.targets) + 1
+
+    @property
+    def size(self) -> int:
+        return int(self.images.shape[-1])
+
+    def _labelled(self, patients: int | str) -> np.ndarray:
+        if patients == "all":
+            return np.ones(len(self.manifest), dtype=bool)
+        most = int(self.manifest["labelled_rank"].max())
+        if not 1 <= int(patients) <= most:
+            raise SuiteError(f"{patients} labelled patients are asked for but the dataset has {most}; give 1 to {most}.")
+        return self.manifest["labelled_rank"].to_numpy() <= int(patients)
+
+    def labelled_indices(self, patients: int | str) -> np.ndarray:
+        """Rows of the slices of the first `patients` patients of the list, or of "all"."""
+        return np.flatnonzero(self._labelled(patients))
+
+    def unlabelled_indices(self, patients: int | str) -> np.ndarray:
+        """Rows of all other slices."""
+        return np.flatnonzero(~self._labelled(patients))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A volume at its native size: image (D, H, W) float32 in [0, 1], label (D, H, W) uint8, spacing in mm."""
+
+    image: np.ndarray
+    label: np.ndarray
+    spacing: tuple[float, float, float] | None
+
+
+def nearest_indices(n_in: int, n_out: int) -> np.ndarray:
+    """Source index of each of `n_out` samples: round(i (n_in - 1) / (n_out - 1)), end points aligned."""
+    if n_out == 1:
+        return np.zeros(1, dtype=np.int64)
+    return np.floor(np.arange(n_out) * ((n_in - 1) / (n_out - 1)) + 0.5).astype(np.int64).clip(0, n_in - 1)
+
+
+def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize the last two axes by nearest neighbour with aligned end points (scipy's zoom of order 0)."""
+    rows, columns = (nearest_indices(n, m) for n, m in zip(array.shape[-2:], size, strict=True))
+    return array[..., rows[:, None], columns]
+
+
+def _complete(folder: Path) -> dict[str, object]:
+    """source.json, which is written last: without it the folder is not whole."""
+    if not (folder / "source.json").is_file():
+        raise SuiteError(f"{folder} holds no complete dataset; run `python -m cgs prepare` for it.")
+    values: dict[str, object] = read_json(folder / "source.json")
+    return values
+
+
+def load_slices(folder: Path) -> Slices:
+    """The training slices of a prepared dataset, memory-mapped."""
+    source = _complete(folder)
+    try:
+        images = np.load(folder / "images.npy", mmap_mode="r")
+        labels = np.load(folder / "labels.npy", mmap_mode="r")
+        manifest = pd.read_csv(folder / "manifest.csv", dtype={"patient": str, "case": str, "slice": str})
+    except (OSError, ValueError) as error:
+        raise SuiteError(f"The slices in {folder} cannot be read ({error}); delete the folder and prepare again.") from None
+    if not len(images) == len(labels) == len(manifest):
+        raise SuiteError(f"The slices in {folder} do not fit its manifest; delete the folder and prepare again.")
+    return Slices(images, labels, manifest, tuple(source["targets"]))  # type: ignore[arg-type]
+
+
+def list_cases(folder: Path, split: str) -> list[str]:
+    """Names of the cases of a split ("val" or "test"), in the order of the list."""
+    _complete(folder)
+    table = pd.read_csv(folder / "cases.csv", dtype={"case": str})
+    return table.loc[table["split"] == split, "case"].tolist()
+
+
+def load_case(folder: Path, case: str) -> Case:
+    """One whole volume."""
+    path = folder / "cases" / f"{case}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            image, label, spacing = file["image"], file["label"], file["spacing"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise SuiteError(f"{path} cannot be read ({error}); delete {folder} and prepare again.") from None
+    known = None if np.isnan(spacing).any() else tuple(float(v) for v in spacing)
+    return Case(image, label, known)  # type: ignore[arg-type]

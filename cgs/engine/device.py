@@ -1,0 +1,81 @@
+"""The device of a training: its choice, its arithmetic, and its share of a GPU."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import tempfile
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from cgs.errors import SuiteError
+
+if TYPE_CHECKING:
+    from cgs.config import TrainingConfig
+
+
+@contextmanager
+def lease(training: TrainingConfig) -> Iterator[torch.device]:
+    """Yield the device to train on; on "auto" and "cuda", a free slot of a GPU.
+
+    Snakemake counts GPU slots but assigns no GPU. A slot is a locked file: the system releases it with
+    the process, so a killed run never blocks one. Raises SuiteError when no slot is free.
+    """
+    wanted = training.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted != "cpu" and not torch.cuda.is_available():
+        raise SuiteError(f"training.device is {wanted} but torch sees no GPU; use auto or cpu.")
+    if wanted != "cuda":
+        yield torch.device(wanted)
+        return
+    folder = Path(tempfile.gettempdir()) / f"cgs-gpu-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    for slot in range(training.gpu_slots):  # Spread over the GPUs before sharing one.
+        for gpu in range(torch.cuda.device_count()):
+            with open(folder / f"{gpu}-{slot}.lock", "w") as handle:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                yield torch.device("cuda", gpu)
+                return
+    raise SuiteError(
+        f"All {training.gpu_slots} x {torch.cuda.device_count()} GPU slots are taken by other trainings; wait "
+        "for one to end, or raise training.gpu_slots."
+    )
+
+
+def prepare_torch(training: TrainingConfig, device: torch.device) -> None:
+    """Set threads, determinism and the arithmetic of matrix products for this process."""
+    torch.set_num_threads(training.threads)
+    if training.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not training.deterministic
+    tf32 = training.precision != "float32"
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+
+
+def arithmetic(training: TrainingConfig, device: torch.device) -> AbstractContextManager[object]:
+    """The context in which losses are computed: bfloat16 autocast where the config asks for it."""
+    if training.precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def describe(device: torch.device) -> str:
+    """The device in words, for provenance."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,79 @@
+"""Loss terms that several methods share, and the schedules of their weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def one_hot(labels: Tensor, classes: int) -> Tensor:
+    """(B, H, W) integer labels to (B, classes, H, W) float32."""
+    values = torch.arange(classes, device=labels.device).view(1, -1, 1, 1)
+    return (labels.unsqueeze(1) == values).float()
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean over ALL pixels of mask x cross-entropy: masked pixels count in the denominator.
+
+    logits (B, C, H, W), labels (B, H, W) integer, mask (B, H, W) bool or None. Scalar.
+    """
+    # Gathered from log-softmax rather than reduced by torch's 2D kernel, whose CUDA version adds
+    # atomically and so differs from run to run.
+    losses = -F.log_softmax(logits.float(), dim=1).gather(1, labels.long().unsqueeze(1)).squeeze(1)
+    if mask is not None:
+        losses = losses * mask
+    return losses.mean()
+
+
+def dice(
+    probabilities: Tensor, target: Tensor, mask: Tensor | None = None, smooth: float = 1e-10
+) -> Tensor:
+    """Soft Dice loss, the mean over classes (background too) of 1 - (2 sum pg + e) / (sum pp + sum gg + e).
+
+    probabilities (B, C, H, W); target (B, H, W) integer labels or (B, C, H, W) probabilities; sums run
+    over batch and pixels. `mask` (B, H, W) removes pixels from all three sums. Scalar in [0, 1].
+    """
+    if target.dim() == 3:
+        target = one_hot(target, probabilities.shape[1])
+    kept = 1.0 if mask is None else mask.unsqueeze(1).float()
+    over = (0, 2, 3)
+    intersection = (probabilities * target * kept).sum(over)
+    squares = (probabilities.square() * kept).sum(over) + (target.square() * kept).sum(over)
+    return (1 - (2 * intersection + smooth) / (squares + smooth)).mean()
+
+
+def cross_entropy_and_dice(
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    dice_mask: bool = True,
+    smooth: float = 1e-10,
+) -> Tensor:
+    """CE + Dice, both under `mask`; with `dice_mask` False, only the cross-entropy is masked."""
+    probabilities = logits.float().softmax(dim=1)
+    return cross_entropy(logits, labels, mask) + dice(
+        probabilities, labels, mask if dice_mask else None, smooth
+    )
+
+
+def supervised(logits: Tensor, labels: Tensor) -> Tensor:
+    """0.5 (CE + Dice), the supervised loss of the SSL4MIS baselines (Dice smoothing 1e-5)."""
+    return 0.5 * cross_entropy_and_dice(logits, labels, smooth=1e-5)
+
+
+def ramp(maximum: float, iteration: int, iterations: int, steps: int = 200) -> float:
+    """Sigmoid ramp-up: maximum * exp(-5 (1 - min(s, steps) / steps)^2), s = floor(t * steps / T).
+
+    `iteration` t is 0-based, `iterations` T is the whole training: the ramp is relative to the budget.
+    """
+    step = min(iteration * steps // iterations, steps)
+    return maximum * math.exp(-5.0 * (1.0 - step / steps) ** 2)
+
+
+def ema_decay(iteration: int, decay: float = 0.99) -> float:
+    """min(1 - 1/(t+1), decay): iteration 0 copies the student."""
+    return min(1.0 - 1.0 / (iteration + 1), decay)

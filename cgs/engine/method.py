@@ -1,0 +1,181 @@
+"""What a method is: the contract between the one training loop and every file in `baselines/`.
+
+A method says which views it needs, which networks it trains, what its loss is and how it predicts. The
+engine draws the batches, keeps the teachers, steps the optimiser, logs, validates, saves and resumes. A
+method never reads a file and never sees the label of an unlabelled slice.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from cgs.discovery import available_methods, module_of
+from cgs.engine.losses import ramp
+from cgs.engine.views import Batch, ViewSpec
+from cgs.errors import SuiteError, did_you_mean
+from cgs.networks.unet import UNet
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be segmented: C classes with background, image size in pixels, width of the networks."""
+
+    classes: int
+    size: int
+    width: int = 16
+
+    @property
+    def targets(self) -> int:
+        """K = C - 1 target classes."""
+        return self.classes - 1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training is: 0-based `iteration` of `iterations` in the stage called `stage`."""
+
+    iteration: int
+    iterations: int
+    stage: str = "train"
+
+    def ramp(self, maximum: float, steps: int = 200) -> float:
+        """The sigmoid ramp-up of `cgs.engine.losses.ramp` at this iteration."""
+        return ramp(maximum, self.iteration, self.iterations, steps)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a training: its length as a multiple of the config's iterations.
+
+    `from_best` starts it from the weights that were best on validation in the stage before.
+    """
+
+    name: str = "train"
+    length: float = 1.0
+    from_best: bool = False
+
+
+class Method:
+    """One way to learn from labelled and unlabelled slices. Subclass it in one file of `baselines/`.
+
+    Class attributes to set: `title` (as the table shows it), `reference` (paper), `Options` (a pydantic
+    model: the method's hyper-parameters with ranges and descriptions, the only place of their defaults)
+    and `views`. Set `teachers` to {name: student} for networks that the engine keeps as averages.
+    """
+
+    class Options(BaseModel):
+        model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: ClassVar[str]
+    reference: ClassVar[str]
+    teachers: ClassVar[Mapping[str, str]] = {}
+    stages: ClassVar[tuple[Stage, ...]] = (Stage(),)
+
+    def __init__(self, task: Task, options: BaseModel | None = None) -> None:
+        self.task = task
+        self.options = options if options is not None else self.Options()
+        self.nets: dict[str, nn.Module] = {}  # Filled by the engine: trained networks and teachers.
+
+    @cached_property
+    def views(self) -> ViewSpec:
+        """The views that a batch must hold."""
+        return ViewSpec()
+
+    @property
+    def average_buffers(self) -> bool:
+        """Whether teachers average batch-norm statistics too; if not, they keep their own."""
+        return False
+
+    def networks(self, task: Task) -> dict[str, nn.Module]:
+        """The networks to train, by name. Called again, with another seed, to initialise the teachers."""
+        return {"student": UNet(task.classes, task.width)}
+
+    def learning_rate(self, progress: Progress, initial: float, power: float) -> float:
+        """Learning rate in force during an iteration: polynomial decay, set after each step.
+
+        The iteration counter is read before it is advanced, so iterations 0 and 1 both run at `initial`.
+        """
+        done = max(progress.iteration - 1, 0) / progress.iterations
+        return initial * (1.0 - done) ** power
+
+    def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Named, weighted terms (scalars); the engine adds them up, logs each and steps."""
+        raise NotImplementedError
+
+    def inference(self) -> dict[str, nn.Module]:
+        """The networks that `predict` uses; only these are saved as weights."""
+        return {"student": self.nets["student"]}
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Logits (B, C, H, W) of images (B, 1, H, W); networks are in eval mode, without gradient."""
+        return next(iter(self.inference().values()))(images)
+
+    def state(self) -> dict[str, Tensor]:
+        """Whatever else must survive a checkpoint (memories, running weights). Tensors only."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` gave."""
+
+
+def options_of(method: type[Method], values: Mapping[str, object], where: str) -> BaseModel:
+    """Check option values of a method. Raises SuiteError with one sentence."""
+    try:
+        return method.Options.model_validate(dict(values))
+    except ValidationError as error:
+        known = sorted(method.Options.model_fields)
+        parts = [
+            f"unknown option {item['loc'][0]!r}"
+            + (did_you_mean(str(item["loc"][0]), known) if known else "; it has no options")
+            if item["type"] == "extra_forbidden"
+            else f"{'.'.join(map(str, item['loc']))}: {item['msg']} (given: {item['input']!r})"
+            for item in error.errors()
+        ]
+        raise SuiteError(f"{where}: {'; '.join(parts)}.") from None
+
+
+def load_method(name: str) -> type[Method]:
+    """The one Method subclass that the module of `name` defines."""
+    module = importlib.import_module(module_of(name))
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise SuiteError(
+            f"{module.__file__} must define exactly one subclass of Method, but defines {len(found)}."
+        )
+    return found[0]
+
+
+def all_methods() -> dict[str, type[Method]]:
+    """Every method of the suite by name."""
+    return {name: load_method(name) for name in available_methods()}
+
+
+def build(method: Method, seeded: Callable[[str], None], device: torch.device) -> None:
+    """Make the networks and teachers of `method` on `device`; `seeded(axis)` seeds torch before each."""
+    seeded("init")
+    nets = method.networks(method.task)
+    if method.teachers:
+        seeded("init teacher")
+        fresh = method.networks(method.task)
+        for teacher, student in method.teachers.items():
+            nets[teacher] = fresh[student].requires_grad_(False)
+    method.nets = {name: net.to(device, memory_format=torch.channels_last) for name, net in nets.items()}
+
+
+def trained_parameters(method: Method) -> list[nn.Parameter]:
+    """The parameters that the optimiser steps: those of every network that is no teacher."""
+    return [p for n, net in method.nets.items() if n not in method.teachers for p in net.parameters()]
+
+

@@ -1,0 +1,381 @@
+"""The one training loop. It knows the `Method` contract and no method."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cgs.data.store import Slices, list_cases, load_case, load_slices
+from cgs.engine.average import Average
+from cgs.engine.device import arithmetic, describe, lease, prepare_torch
+from cgs.engine.method import Method, Progress, Stage, Task, build, load_method, options_of, trained_parameters
+from cgs.engine.run import (
+    WEIGHTS,
+    Log,
+    fingerprint,
+    load_checkpoint,
+    machine,
+    now,
+    record_failure,
+    save_checkpoint,
+    save_weights,
+    training_digest,
+    versions,
+)
+from cgs.engine.seeds import derive, generator
+from cgs.engine.validate import Validation
+from cgs.engine.views import BatchMaker
+from cgs.errors import SuiteError
+from cgs.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cgs.config import Config, TrainingConfig
+    from cgs.engine.display import Display
+    from cgs.paths import Paths
+    from cgs.plan import Cell
+
+# These change how a training runs, not what it computes: a resumed run may have other values.
+INCIDENTAL = {"device", "gpu_slots", "threads", "checkpoint_every", "log_every"}
+
+
+class Interrupted(SuiteError):
+    """The run was asked to stop; its checkpoint is written and the same command goes on from it."""
+
+    def __init__(self, signal_number: int, iteration: int) -> None:
+        self.exit_code = 128 + signal_number
+        super().__init__(
+            f"Stopped by {signal.Signals(signal_number).name} at iteration {iteration}; the same command resumes "
+            "there."
+        )
+
+
+def train(
+    config: Config,
+    cell: Cell,
+    paths: Paths,
+    show: Callable[[str, int, int], Display],
+    *,
+    keep_failure: bool = False,
+) -> bool:
+    """Train one cell to its run folder; resume where an earlier attempt stopped. True when complete.
+
+    `show(title, iterations done, iterations in all)` makes the display of the progress.
+    With `keep_failure`, a run that fails is recorded (failure.json) and False is returned, so that the
+    other runs and the report go on; otherwise its error is raised. Being interrupted always raises.
+    """
+    folder = paths.run(cell.dataset, cell.labelled, cell.method, cell.seed)
+    (folder / "failure.json").unlink(missing_ok=True)
+    facts: dict[str, Any] = {
+        "dataset": cell.dataset,
+        "labelled": cell.labelled,
+        "method": cell.method,
+        "seed": cell.seed,
+        "config": config.model_dump(mode="json"),
+        "versions": versions(),
+        "machine": machine(),
+        "threads": config.training.threads,
+        "started": now(),
+    }
+    try:
+        with lease(config.training) as device:
+            facts["device"] = describe(device)
+            prepare_torch(config.training, device)
+            Trainer(config, cell, paths, device, facts).run(show)
+    except Interrupted:
+        raise
+    except Exception as error:
+        if not keep_failure:
+            raise
+        sentence, trace = explain(error, config.training)
+        record_failure(folder, sentence, trace, {**facts, "finished": now()})
+        print(f"{cell}: {sentence}", file=sys.stderr)
+        return False
+    return True
+
+
+def explain(error: Exception, training: TrainingConfig) -> tuple[str, str | None]:
+    """One sentence about an error, and its traceback where the sentence does not say it all."""
+    if isinstance(error, SuiteError):
+        return str(error), None
+    if isinstance(error, torch.OutOfMemoryError):
+        sentence = (
+            f"The device ran out of memory ({error}); lower training.gpu_slots or the batch sizes "
+            f"({training.labelled_batch} + {training.unlabelled_batch})."
+        )
+        return sentence, None
+    return f"{type(error).__name__}: {error}", traceback.format_exc()
+
+
+@contextmanager
+def caught_signals() -> Iterator[list[int]]:
+    """Collect SIGTERM and SIGINT instead of dying of them, so that an iteration can end in peace."""
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda n, _: received.append(n))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Trainer:
+    """One training: its data on the device, its method, optimiser, teachers, log and checkpoints."""
+
+    def __init__(
+        self, config: Config, cell: Cell, paths: Paths, device: torch.device, facts: dict[str, Any]
+    ) -> None:
+        self.training, self.cell, self.device, self.facts = config.training, cell, device, facts
+        self.folder = paths.run(cell.dataset, cell.labelled, cell.method, cell.seed)
+        data = paths.data(cell.dataset)
+        slices = load_slices(data)
+        base, values = config.method_and_options(cell.method)
+        kind = load_method(base)
+        options = options_of(kind, values, f"variants.{cell.method}")
+        self.method = kind(Task(slices.classes, slices.size, config.network.width), options)
+        build(self.method, self.seed_torch, device)
+        self.noise = generator(cell.seed, "noise", device=device)
+        self.batches = self.batch_maker(slices)
+        self.targets = slices.targets
+        cases = [load_case(data, case) for case in list_cases(data, "val")]
+        self.validation = Validation(cases, slices.size, slices.classes, device) if cases else None
+        self.optimiser = torch.optim.SGD(
+            trained_parameters(self.method),
+            lr=self.training.learning_rate,
+            momentum=self.training.momentum,
+            weight_decay=self.training.weight_decay,
+            foreach=True,
+        )
+        self.averages = [
+            Average(self.method.nets[teacher], self.method.nets[student], self.method.average_buffers)
+            for teacher, student in self.method.teachers.items()
+        ]
+        self.log = Log(self.folder / "log.jsonl")
+        self.stages = [(s, max(round(s.length * self.training.iterations), 1)) for s in self.method.stages]
+        self.total = sum(length for _, length in self.stages)
+        self.done, self.seconds = 0, 0.0
+        self.best: dict[str, float] = {"dice": -1.0, "iteration": 0}
+        self.best_state: dict[str, dict[str, Tensor]] = {}
+        self.describe_run(data, base, options.model_dump(mode="json"), kind.__module__)
+        self.seed_torch("dropout")
+
+    def seed_torch(self, axis: str) -> None:
+        """Seed torch's own generators (initialisation, dropout) for one axis."""
+        torch.manual_seed(derive(self.cell.seed, axis))
+
+    def describe_run(self, data: Path, base: str, options: dict[str, Any], module: str) -> None:
+        """Complete the facts for provenance, and mark what a checkpoint must agree with."""
+        source = {k: v for k, v in read_json(data / "source.json").items() if k != "created"}
+        self.facts |= {"base_method": base, "options": options, "source_digest": training_digest(module)}
+        self.facts |= {
+            "parameters_training": sum(p.numel() for p in trained_parameters(self.method)),
+            "parameters_inference": sum(
+                p.numel() for net in self.method.inference().values() for p in net.parameters()
+            ),
+        }
+        protocol = {k: v for k, v in self.facts["config"]["training"].items() if k not in INCIDENTAL}
+        keys = ("dataset", "labelled", "method", "seed", "base_method", "options", "source_digest")
+        facts = [self.facts[k] for k in keys]
+        self.mark = fingerprint([facts, protocol, self.facts["config"]["network"], source])
+
+    def batch_maker(self, slices: Slices) -> BatchMaker:
+        """Move the slices to the device, once."""
+        wanted: int | str = self.cell.labelled if self.cell.labelled == "all" else int(self.cell.labelled)
+        images = torch.from_numpy(slices.images.astype(np.float32) / 65535).to(self.device)
+        labels = torch.from_numpy(np.array(slices.labels)).to(self.device)
+        sizes = (self.training.labelled_batch, self.training.unlabelled_batch)
+        labelled, unlabelled = (
+            torch.from_numpy(np.asarray(i, dtype=np.int64))
+            for i in (slices.labelled_indices(wanted), slices.unlabelled_indices(wanted))
+        )
+        if self.method.views.unlabelled and not len(unlabelled):
+            raise SuiteError(
+                f"{self.cell}: no unlabelled slices are left with {wanted} labelled patients; give a smaller number."
+            )
+        return BatchMaker(
+            images, labels, labelled, unlabelled, self.method.views, sizes, self.cell.seed, self.noise
+        )
+
+    def run(self, show: Callable[[str, int, int], Display]) -> None:
+        """Train from the checkpoint, or the start, to the end; write weights and provenance."""
+        self.resume()
+        with caught_signals() as signals, show(str(self.cell), self.done, self.total) as display:
+            begin = 0
+            for stage, length in self.stages:
+                if self.done < begin + length:
+                    self.run_stage(stage, begin, length, signals, display)
+                begin += length
+        self.finish()
+
+    def run_stage(
+        self, stage: Stage, begin: int, length: int, signals: list[int], display: Display
+    ) -> None:
+        """Iterate through what is left of one stage."""
+        if self.done == begin:
+            self.begin_stage(stage)
+        clock = time.perf_counter() - self.seconds
+        while self.done < begin + length:
+            terms = self.iterate(Progress(self.done - begin, length, stage.name))
+            self.done += 1
+            self.seconds = time.perf_counter() - clock
+            display.iteration(self.done)
+            if self.done % self.training.log_every == 0:
+                self.log_terms(terms, display)
+            if self.done % self.training.validate_every == 0 or self.done == begin + length:
+                self.validate(display)
+            if signals or self.done % self.training.checkpoint_every == 0 or self.done == begin + length:
+                self.save()
+            if signals:
+                raise Interrupted(signals[0], self.done)
+
+    def begin_stage(self, stage: Stage) -> None:
+        """Start a stage: from the best weights of the one before where it says so; selection starts anew."""
+        if stage.from_best and self.best_state:
+            for name, state in self.best_state.items():
+                self.method.nets[name].load_state_dict(state)
+        self.best, self.best_state = {"dice": -1.0, "iteration": 0}, {}
+
+    def iterate(self, progress: Progress) -> dict[str, Tensor]:
+        """One iteration: draw, forward, backward, step, average. Returns its terms, still on the device."""
+        batch = self.batches(self.done)
+        rate = self.method.learning_rate(progress, self.training.learning_rate, self.training.poly_power)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        with arithmetic(self.training, self.device):
+            terms = self.method.loss(batch, progress)
+        total = torch.stack([t.float() for t in terms.values()]).sum()
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        self.optimiser.step()
+        for average in self.averages:
+            average.update(progress.iteration)
+        return {name: term.detach() for name, term in terms.items()}
+
+    def log_terms(self, terms: dict[str, Tensor], display: Display) -> None:
+        """Log the latest loss; the only place in the loop that waits for the device. Stop if not finite."""
+        values = dict(zip(terms, torch.stack([t.float() for t in terms.values()]).tolist(), strict=True))
+        loss = sum(values.values())
+        if not np.isfinite(loss):
+            raise SuiteError(
+                f"The loss is {loss} at iteration {self.done} ({values}); lower training.learning_rate, or use "
+                "float32. The last good state is in last.ckpt."
+            )
+        rate = self.optimiser.param_groups[0]["lr"]
+        self.log.write(
+            {
+                "iteration": self.done,
+                "loss": loss,
+                "terms": values,
+                "learning_rate": rate,
+                "seconds": round(self.seconds, 3),
+            }
+        )
+        display.logged(loss)
+
+    def validate(self, display: Display) -> None:
+        """Score the validation cases; keep the weights when the mean Dice is the best so far."""
+        if self.validation is None:
+            return
+        per_target = self.validation(self.method)
+        score = float(per_target.mean())
+        named = {name: float(v) for name, v in zip(self.targets, per_target, strict=True)}
+        self.log.write(
+            {
+                "iteration": self.done,
+                "validation": {"dice": score, "per_target": named},
+                "seconds": round(self.seconds, 3),
+            }
+        )
+        if score > self.best["dice"]:
+            self.best = {"dice": score, "iteration": self.done}
+            save_weights(self.folder / WEIGHTS["best"], self.method.inference())
+            if len(self.stages) > 1:
+                self.best_state = {
+                    name: {k: v.detach().clone() for k, v in net.state_dict().items()}
+                    for name, net in self.method.nets.items()
+                }
+        display.validated(self.done, score, self.best["dice"], self.seconds)
+
+    def save(self) -> None:
+        """Write everything that the next iteration depends on."""
+        cuda = self.device.type == "cuda"
+        values = {
+            "fingerprint": self.mark,
+            "done": self.done,
+            "seconds": self.seconds,
+            "best": self.best,
+            "best_state": self.best_state,
+            "nets": {name: net.state_dict() for name, net in self.method.nets.items()},
+            "optimiser": self.optimiser.state_dict(),
+            "state": self.method.state(),
+            "noise": self.noise.get_state(),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
+        }
+        save_checkpoint(self.folder / "last.ckpt", values)
+
+    def resume(self) -> None:
+        """Go on from `last.ckpt` where it belongs to this training; otherwise start a clean folder."""
+        values = load_checkpoint(self.folder / "last.ckpt", self.mark)
+        if values is None:
+            for name in ("last.ckpt", *WEIGHTS.values(), "provenance.json"):
+                (self.folder / name).unlink(missing_ok=True)
+            self.log.rewind(0)
+            return
+        self.done, self.seconds, self.best = values["done"], values["seconds"], values["best"]
+        self.best_state = {
+            name: {k: v.to(self.device) for k, v in state.items()}
+            for name, state in values["best_state"].items()
+        }
+        for name, state in values["nets"].items():
+            self.method.nets[name].load_state_dict(state)
+        self.optimiser.load_state_dict(values["optimiser"])
+        self.method.load_state({k: v.to(self.device) for k, v in values["state"].items()})
+        self.noise.set_state(values["noise"])
+        torch.set_rng_state(values["torch"])
+        if self.device.type == "cuda" and values["cuda"] is not None:
+            torch.cuda.set_rng_state(values["cuda"], self.device)
+        self.log.rewind(self.done)
+        print(f"{self.cell}: resumed at iteration {self.done} of {self.total}", file=sys.stderr)
+
+    def finish(self) -> None:
+        """Write the last weights and the provenance; the resume point has served its purpose."""
+        save_weights(self.folder / WEIGHTS["last"], self.method.inference())
+        if self.validation is None:  # Nothing to select by: the last checkpoint is the result.
+            save_weights(self.folder / WEIGHTS["best"], self.method.inference())
+            self.best = {"dice": float("nan"), "iteration": self.done}
+        peak = (
+            torch.cuda.max_memory_allocated(self.device)
+            if self.device.type == "cuda"
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        )
+        dice = self.best["dice"]
+        write_json(
+            self.folder / "provenance.json",
+            {
+                "status": "complete",
+                **self.facts,
+                "seconds": round(self.seconds, 2),
+                "peak_memory_bytes": peak,
+                "iterations": self.total,
+                "best_iteration": int(self.best["iteration"]),
+                "best_validation_dice": dice if np.isfinite(dice) else None,
+                "finished": now(),
+            },
+        )
+        (self.folder / "last.ckpt").unlink(missing_ok=True)

@@ -1,0 +1,21 @@
+"""The one exception that users are meant to see, and how it suggests a mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+
+class SuiteError(Exception):
+    """Bad input or a run that cannot go on: one sentence that says what, where and how to mend it.
+
+    The command line prints the message alone, without a traceback, and exits with 1.
+    """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """'; did you mean X?', or the list of known names where none is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"

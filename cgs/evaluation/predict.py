@@ -1,0 +1,79 @@
+"""Predict the test cases of a trained run to label volumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from cgs.data.store import list_cases, load_case, load_slices
+from cgs.engine.device import lease, prepare_torch
+from cgs.engine.method import Method, Task, build, load_method, options_of
+from cgs.engine.run import WEIGHTS
+from cgs.engine.validate import predict_volume
+from cgs.errors import SuiteError
+from cgs.files import atomic_path, read_json
+
+if TYPE_CHECKING:
+    from cgs.config import Config
+    from cgs.paths import Paths
+    from cgs.plan import Cell
+
+
+def load_weights(method: Method, path: Path) -> None:
+    """Load `<network>.<tensor>` weights into the networks that `method.predict` uses."""
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise SuiteError(f"{path} does not exist; train the run first.") from None
+    except (OSError, SafetensorError) as error:
+        raise SuiteError(f"{path} is damaged ({error}); delete it and train the run again.") from None
+    for name, net in method.inference().items():
+        prefix = f"{name}."
+        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        try:
+            net.load_state_dict(own)
+        except RuntimeError as error:
+            raise SuiteError(
+                f"{path} does not fit the network of the config ({str(error).splitlines()[-1].strip()}); train "
+                "the run again."
+            ) from None
+
+
+def predict(config: Config, cell: Cell, paths: Paths) -> None:
+    """Write `predictions.npz`: `<selection>/<case>` to uint8 (D, H, W) at the native size.
+
+    A run that failed has no weights: its file is written without entries, so that the next steps go on.
+    """
+    folder = paths.run(cell.dataset, cell.labelled, cell.method, cell.seed)
+    predictions: dict[str, np.ndarray] = {}
+    if read_json(folder / "provenance.json")["status"] == "complete":
+        with lease(config.training) as device:
+            prepare_torch(config.training, device)
+            predictions = predict_cases(config, cell, paths, device)
+    with atomic_path(folder / "predictions.npz") as temporary:
+        np.savez_compressed(temporary, allow_pickle=False, **predictions)  # type: ignore[arg-type]
+
+
+def predict_cases(
+    config: Config, cell: Cell, paths: Paths, device: torch.device
+) -> dict[str, np.ndarray]:
+    """Label volumes of every test case for every checkpoint that is evaluated."""
+    data, folder = paths.data(cell.dataset), paths.run(cell.dataset, cell.labelled, cell.method, cell.seed)
+    slices = load_slices(data)
+    base, values = config.method_and_options(cell.method)
+    kind = load_method(base)
+    task = Task(slices.classes, slices.size, config.network.width)
+    method = kind(task, options_of(kind, values, f"variants.{cell.method}"))
+    build(method, lambda axis: None, device)
+    cases = {name: load_case(data, name) for name in list_cases(data, "test")}
+    predictions = {}
+    for selection in config.evaluation.selections:
+        load_weights(method, folder / WEIGHTS[selection])
+        for name, case in cases.items():
+            predictions[f"{selection}/{name}"] = predict_volume(method, case.image, device)
+    return predictions

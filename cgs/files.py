@@ -1,0 +1,57 @@
+"""Writing files so that a reader never sees half of one: temporary name first, then rename."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cgs.errors import SuiteError
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` on success, delete it on failure.
+
+    Parent folders are made. Raises SuiteError with one sentence when the place cannot be written.
+    """
+    path = Path(path)
+    # The suffix is kept, because numpy and pandas choose the format by it.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise SuiteError(
+            f"Cannot write {path}: {error.strerror or error}. Check that the folder is writable and "
+            "the disk is not full."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write `text` to `path` as UTF-8, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read JSON; raise SuiteError with one sentence when the file is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SuiteError(f"{path} does not exist. Run the step that writes it first.") from error
+    except (OSError, ValueError) as error:
+        raise SuiteError(
+            f"{path} cannot be read ({error}). Delete it and repeat the step that writes it."
+        ) from error

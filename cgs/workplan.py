@@ -1,0 +1,79 @@
+"""The work plan that Snakemake follows: every run with its parameters and the digest of its source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import yaml
+
+from cgs.config import Config, parse_config
+from cgs.digest import source_digest
+from cgs.discovery import module_of
+from cgs.engine.method import load_method, options_of
+from cgs.engine.run import training_digest
+from cgs.engine.train import INCIDENTAL
+from cgs.files import write_text
+from cgs.paths import Paths
+from cgs.plan import cells
+
+
+def work_plan(values: dict[str, Any]) -> dict[str, Any]:
+    """Check a config and list its work as plain JSON values.
+
+    Every dataset and run carries the parameters and the source digest that its result depends on: a job is
+    repeated when one of them changes, and only then. Writes the resolved config to results/<name>/config.yaml.
+    Raises SuiteError with one sentence before any job starts.
+    """
+    config = parse_config(values)
+    paths = Paths(config.name)
+    dump = config.model_dump(mode="json")
+    text = yaml.safe_dump(dump, sort_keys=False)
+    if not paths.resolved_config.is_file() or paths.resolved_config.read_text(encoding="utf-8") != text:
+        write_text(paths.resolved_config, text)
+    cuda = config.training.device.startswith("cuda") or (
+        config.training.device == "auto" and torch.cuda.is_available()
+    )
+    return {
+        "name": config.name,
+        "config_file": str(paths.resolved_config),
+        "device": "cuda" if cuda else "cpu",
+        "threads": config.training.threads,
+        "datasets": {name: data_plan(name, dump) for name in config.datasets},
+        "runs": run_plans(config, dump),
+        "digests": {
+            "predict": source_digest("cgs.evaluation.predict"),
+            "evaluate": source_digest("cgs.evaluation.score"),
+            "tables": source_digest("cgs.analysis.tables"),
+            "report": source_digest("cgs.report.page"),
+        },
+        "evaluation": dump["evaluation"],
+        "report_params": {"report": dump["report"], "reference": config.reference},
+    }
+
+
+def data_plan(name: str, dump: dict[str, Any]) -> dict[str, Any]:
+    """Parameters and digest of one dataset; how many labels are used later does not change its slices."""
+    params = {k: v for k, v in dump["datasets"][name].items() if k != "labelled"}
+    return {"params": params, "digest": source_digest("cgs.data.prepare")}
+
+
+def run_plans(config: Config, dump: dict[str, Any]) -> list[dict[str, Any]]:
+    """One entry per training."""
+    protocol = {k: v for k, v in dump["training"].items() if k not in INCIDENTAL}
+    methods = {}
+    for name in config.methods:
+        base, values = config.method_and_options(name)
+        options = options_of(load_method(base), values, f"variants.{name}").model_dump(mode="json")
+        params = {"method": base, "options": options, "training": protocol, "network": dump["network"]}
+        methods[name] = {"digest": training_digest(module_of(base)), "params": params}
+    return [
+        {
+            "dataset": cell.dataset,
+            "labelled": cell.labelled,
+            "method": cell.method,
+            "seed": cell.seed,
+            **methods[cell.method],
+        }
+        for cell in cells(config)
+    ]

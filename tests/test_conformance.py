@@ -1,0 +1,152 @@
+"""What every method must keep, found by its file alone: a new baseline inherits these tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import cgs.engine.train as engine
+from cgs.discovery import available_methods
+from cgs.engine.method import Method, Progress, Task, build, load_method, trained_parameters
+from cgs.engine.seeds import generator
+from cgs.engine.views import BatchMaker
+from cgs.data.store import load_slices
+
+METHODS = available_methods()
+pytestmark = pytest.mark.parametrize("name", METHODS)
+
+
+def labelled_of(name: str) -> str:
+    return "all" if name == "fully-supervised" else "1"
+
+
+def made(name: str, classes: int = 5, size: int = 32) -> Method:
+    method = load_method(name)(Task(classes, size, 4))
+    build(method, lambda axis: torch.manual_seed(len(axis)), torch.device("cpu"))
+    return method
+
+
+def batches(method: Method, folder: Path, labels: np.ndarray | None = None) -> BatchMaker:
+    slices = load_slices(folder)
+    images = torch.from_numpy(slices.images.astype(np.float32) / 65535)
+    given = torch.from_numpy(np.array(slices.labels if labels is None else labels))
+    parts = [torch.from_numpy(np.asarray(f(1))) for f in (slices.labelled_indices, slices.unlabelled_indices)]
+    return BatchMaker(images, given, *parts, method.views, (4, 4), 0, generator(0, "noise"))
+
+
+def same(first: Path, second: Path, name: str = "weights-last.safetensors") -> bool:
+    return (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_is_described(name: str, phantom: Path) -> None:
+    method = load_method(name)
+    assert method.title and method.reference and (method.__doc__ or "").strip()
+    for option, field in method.Options.model_fields.items():
+        assert field.description, f"option {option} needs a description"
+        assert not field.is_required(), f"option {option} needs a default"
+
+
+def test_shapes(name: str, phantom: Path) -> None:
+    method = made(name)
+    with engine.torch.no_grad():
+        logits = method.predict(torch.rand(3, 1, 32, 32))
+    assert logits.shape == (3, 5, 32, 32)
+    assert set(map(id, method.inference().values())) <= {
+        id(m) for net in method.nets.values() for m in net.modules()
+    }
+
+
+def test_loss_is_finite_and_reaches_every_network(name: str, phantom: Path) -> None:
+    method = made(name)
+    terms = method.loss(batches(method, phantom)(0), Progress(600, 1000))
+    total = sum(terms.values())
+    assert terms and all(t.dim() == 0 for t in terms.values())
+    assert torch.isfinite(total)
+    total.backward()
+    for net_name, net in method.nets.items():
+        gradients = [p.grad for p in net.parameters()]
+        if net_name in method.teachers:
+            assert all(g is None for g in gradients)
+        else:
+            assert any(g is not None and g.abs().sum() > 0 for g in gradients)
+
+
+def test_loss_falls(name: str, phantom: Path) -> None:
+    """Fifty iterations on one batch bring the supervised part of the loss down by a fifth."""
+    method = made(name)
+    batch = batches(method, phantom)(0)
+    optimiser = torch.optim.SGD(trained_parameters(method), lr=0.05, momentum=0.9)
+    history = []
+    for _ in range(50):
+        # The start of a long training: unlabelled terms are small and the teacher follows at once.
+        terms = method.loss(batch, Progress(0, 30000))
+        optimiser.zero_grad()
+        sum(terms.values()).backward()
+        optimiser.step()
+        for teacher, student in method.teachers.items():
+            method.nets[teacher].load_state_dict(method.nets[student].state_dict())
+        history.append(float(terms["supervised"]))
+    assert np.mean(history[-5:]) < 0.8 * np.mean(history[:5])
+
+
+def test_no_unlabelled_label_reaches_the_loss(name: str, phantom: Path) -> None:
+    """Scrambling the labels of all unlabelled slices changes no bit of the loss."""
+    slices = load_slices(phantom)
+    scrambled = np.array(slices.labels)
+    rest = slices.unlabelled_indices(1)
+    scrambled[rest] = (scrambled[rest] + 1) % slices.classes
+    values = []
+    for labels in (slices.labels, scrambled):
+        method = made(name)
+        maker = batches(method, phantom, labels)
+        torch.manual_seed(0)
+        values.append([{k: float(v) for k, v in method.loss(maker(t), Progress(500, 1000)).items()} for t in (0, 1)])
+    assert values[0] == values[1]
+
+
+def test_same_seed_same_bits(name: str, run_cell: Callable[..., Path], phantom: Path) -> None:
+    first, second, other = (
+        run_cell(name, place, seed, labelled_of(name)) for place, seed in (("a", 0), ("b", 0), ("a", 1))
+    )
+    assert same(first, second) and same(first, second, "weights.safetensors")
+    assert not same(first, other)
+
+
+def test_resume_is_bit_exact(
+    name: str, run_cell: Callable[..., Path], phantom: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that dies at iteration 7 of 12 and resumes at 4 ends like one that was left alone."""
+    whole = run_cell(name, "a", labelled=labelled_of(name))
+    iterate = engine.Trainer.iterate
+
+    def dying(self: engine.Trainer, progress: Progress) -> dict[str, torch.Tensor]:
+        if self.done == 7:
+            raise KeyboardInterrupt
+        return iterate(self, progress)
+
+    monkeypatch.setattr(engine.Trainer, "iterate", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(name, "b", labelled=labelled_of(name))
+    monkeypatch.setattr(engine.Trainer, "iterate", iterate)
+    resumed = run_cell(name, "b", labelled=labelled_of(name))
+    assert same(whole, resumed) and same(whole, resumed, "weights.safetensors")
+    entries = [[json.loads(line) for line in open(f / "log.jsonl")] for f in (whole, resumed)]
+    for entry in [*entries[0], *entries[1]]:
+        entry.pop("seconds")
+    assert entries[0] == entries[1]
+
+
+def test_every_progress_is_a_loss(name: str, phantom: Path) -> None:
+    """First, middle and last iteration of every stage give a finite loss."""
+    method = made(name)
+    maker = batches(method, phantom)
+    for stage in method.stages:
+        for t in (0, 500, 999):
+            terms = method.loss(maker(t), dataclasses.replace(Progress(t, 1000), stage=stage.name))
+            assert torch.isfinite(sum(terms.values()))

@@ -62,7 +62,8 @@ class UncertaintyAwareMeanTeacher(Method):
             taught = teacher(noisy(images, batch.noise))
             # As released: each forward takes the images twice, so T passes are T/2 forwards.
             twice = [
-                teacher(noisy(images.repeat(2, 1, 1, 1), batch.noise)) for _ in range(self.options.passes // 2)
+                teacher(noisy(images.repeat(2, 1, 1, 1), batch.noise))
+                for _ in range(self.options.passes // 2)
             ]
             mask = uncertainty(torch.cat([t.unflatten(0, (2, -1)) for t in twice])) < threshold(progress)
         weight = progress.ramp(self.options.lambda_max)

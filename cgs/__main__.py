@@ -38,7 +38,9 @@ def parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_, description=help_)
         sub.set_defaults(run=run)
         if config:
-            sub.add_argument("--config", required=True, type=Path, help="YAML file, see docs/configuration.md")
+            sub.add_argument(
+                "--config", required=True, type=Path, help="YAML file, see docs/configuration.md"
+            )
         return sub
 
     sub = command("prepare", prepare, "Read a dataset, check it and write its slices, cases and audit.")

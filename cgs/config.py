@@ -51,9 +51,7 @@ class PhantomConfig(DatasetBase):
     """Procedural 3D anatomies with four targets; nothing to download, the same bits per seed."""
 
     kind: Literal["phantom"] = Field("phantom", description="Reader of the dataset.")
-    size: int = Field(
-        64, ge=32, le=512, multiple_of=16, description="Working image size in pixels (square)."
-    )
+    size: int = Field(64, ge=32, le=512, multiple_of=16, description="Working image size in pixels (square).")
     labelled: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (2, 4), min_length=1, description="Numbers of labelled training patients to train with."
     )
@@ -70,9 +68,7 @@ DatasetConfig = Annotated[AcdcConfig | PhantomConfig, Field(discriminator="kind"
 class NetworkConfig(Strict):
     """The shared 2D U-Net."""
 
-    width: int = Field(
-        16, ge=4, le=64, description="Channels of the first level; 16 is the published U-Net."
-    )
+    width: int = Field(16, ge=4, le=64, description="Channels of the first level; 16 is the published U-Net.")
 
 
 class TrainingConfig(Strict):
@@ -124,9 +120,7 @@ class EvaluationConfig(Strict):
 class ReportConfig(Strict):
     """What the report shows beyond the tables."""
 
-    title: str = Field(
-        "Semi-supervised multi-target segmentation", min_length=1, description="Title."
-    )
+    title: str = Field("Semi-supervised multi-target segmentation", min_length=1, description="Title.")
     overlay_cases: int = Field(
         2, ge=0, le=20, description="Test cases shown as overlays: the first ones in name order."
     )
@@ -159,21 +153,17 @@ class Config(Strict):
     methods: tuple[str, ...] = Field(
         min_length=1, description="Methods and variants to compare; see `python -m cgs methods`."
     )
-    reference: str = Field(
-        "cgs", description="Method that the others are compared with in the report."
-    )
+    reference: str = Field("cgs", description="Method that the others are compared with in the report.")
     variants: dict[Annotated[str, Field(pattern=NAME)], Variant] = Field(
         default_factory=dict, description="Methods with changed options, by name."
     )
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
         (0, 1, 2), min_length=1, description="Seeds; every cell is trained once per seed."
     )
-    network: NetworkConfig = Field(default_factory=NetworkConfig, description="Network.")
-    training: TrainingConfig = Field(default_factory=TrainingConfig, description="Training.")
-    evaluation: EvaluationConfig = Field(
-        default_factory=EvaluationConfig, description="Evaluation."
-    )
-    report: ReportConfig = Field(default_factory=ReportConfig, description="Report.")
+    network: NetworkConfig = Field(NetworkConfig(), description="Network.")
+    training: TrainingConfig = Field(TrainingConfig(), description="Training.")
+    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="Evaluation.")
+    report: ReportConfig = Field(ReportConfig(), description="Report.")
 
     @field_validator("methods", "seeds")
     @classmethod

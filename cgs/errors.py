@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Iterable
 
 
-
 class SuiteError(Exception):
     """Bad input or a run that cannot go on: one sentence that says what, where and how to mend it.
 

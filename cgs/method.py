@@ -104,8 +104,7 @@ class CGS(Method):
             own = batch.unlabelled.weak
             if batch.partner is None:
                 return teacher(own), None
-            both = split(teacher(torch.cat([own, batch.partner.weak])), [len(own), len(own)])
-            return both[0], both[1]
+            return split(teacher(torch.cat([own, batch.partner.weak])), len(own))
         partner = None
         if batch.partner is not None and batch.partner_labelled is not None:
             partner = self.last(teacher, batch.partner_labelled.weak, batch.partner.weak)
@@ -114,8 +113,7 @@ class CGS(Method):
     @staticmethod
     def last(net: nn.Module, first: Tensor, second: Tensor) -> Outputs:
         """Outputs for `second` of one pass over [first; second]."""
-        general, special = net(torch.cat([first, second]))
-        return general[len(first) :], special[len(first) :]
+        return split(net(torch.cat([first, second])), len(first))[1]
 
     def study(self, batch: Batch, strong: Tensor) -> tuple[Outputs, Outputs]:
         """The student's logits on the weak labelled and on the (mixed) strong unlabelled images.
@@ -126,12 +124,11 @@ class CGS(Method):
         student = self.nets["student"]
         labelled = batch.labelled
         if self.options.merged_passes:
-            sizes = [len(labelled.weak), len(strong)]
-            first, second = split(student(torch.cat([labelled.weak, strong])), sizes)
-            return first, second
-        general, special = student(torch.cat([labelled.weak, batch.unlabelled.weak]))
-        count = len(labelled.weak)
-        return (general[:count], special[:count]), self.last(student, labelled.strong[0], strong)
+            return split(student(torch.cat([labelled.weak, strong])), len(labelled.weak))
+        weak, _ = split(student(torch.cat([labelled.weak, batch.unlabelled.weak])), len(labelled.weak))
+        return weak, self.last(student, labelled.strong[0], strong)
 
     def inference(self) -> dict[str, nn.Module]:
-        return {"generalist": self.nets["teacher"].generalist}
+        teacher = self.nets["teacher"]
+        assert isinstance(teacher, CollaborativeNet)
+        return {"generalist": teacher.generalist}

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import cgs.engine.train as engine
+from cgs.data.store import load_slices
 from cgs.discovery import available_methods
 from cgs.engine.method import Method, Progress, Task, build, load_method, trained_parameters
 from cgs.engine.seeds import generator
 from cgs.engine.views import BatchMaker
-from cgs.data.store import load_slices
 
 METHODS = available_methods()
 pytestmark = pytest.mark.parametrize("name", METHODS)
@@ -91,7 +91,7 @@ def test_loss_falls(name: str, phantom: Path) -> None:
         optimiser.step()
         for teacher, student in method.teachers.items():
             method.nets[teacher].load_state_dict(method.nets[student].state_dict())
-        history.append(float(terms["supervised"]))
+        history.append(terms["supervised"].item())
     assert np.mean(history[-5:]) < 0.8 * np.mean(history[:5])
 
 
@@ -106,7 +106,9 @@ def test_no_unlabelled_label_reaches_the_loss(name: str, phantom: Path) -> None:
         method = made(name)
         maker = batches(method, phantom, labels)
         torch.manual_seed(0)
-        values.append([{k: float(v) for k, v in method.loss(maker(t), Progress(500, 1000)).items()} for t in (0, 1)])
+        values.append(
+            [{k: float(v) for k, v in method.loss(maker(t), Progress(500, 1000)).items()} for t in (0, 1)]
+        )
     assert values[0] == values[1]
 
 
@@ -136,7 +138,9 @@ def test_resume_is_bit_exact(
     monkeypatch.setattr(engine.Trainer, "iterate", iterate)
     resumed = run_cell(name, "b", labelled=labelled_of(name))
     assert same(whole, resumed) and same(whole, resumed, "weights.safetensors")
-    entries = [[json.loads(line) for line in open(f / "log.jsonl")] for f in (whole, resumed)]
+    entries = [
+        [json.loads(line) for line in (f / "log.jsonl").read_text().splitlines()] for f in (whole, resumed)
+    ]
     for entry in [*entries[0], *entries[1]]:
         entry.pop("seconds")
     assert entries[0] == entries[1]

@@ -242,15 +242,16 @@ def test_cgs_method_wires_the_losses(mask):
     strong = (half(1, 4, REST), heads(15, REST))
     taught = (3 * half(20, 4, REST), heads(30, REST, 3.0))
     partner = (3 * half(40, 4, REST), heads(50, REST, 3.0))
-    student = Replay(
-        tuple(map(join, weak, junk)), tuple(map(join, junk, strong))
-    )
+    student = Replay(tuple(map(join, weak, junk)), tuple(map(join, junk, strong)))
     teacher = Replay(tuple(map(join, junk, partner)), tuple(map(join, junk, taught)))
     method.nets = {"student": student, "teacher": teacher}
     batch = batch_of_eight()
     terms = method.loss(batch, Progress(15000, 30000))
     near(terms.pop("supervised"), golden("cgs_supervised"))
-    near(sum(terms.values()), golden("lambda_max0.1")["15000"] * golden(f"cgs_unsup_tau0.95_dice_mask_{mask}")["L_u"])
+    near(
+        sum(terms.values()),
+        golden("lambda_max0.1")["15000"] * golden(f"cgs_unsup_tau0.95_dice_mask_{mask}")["L_u"],
+    )
     assert batch.partner is not None and batch.partner_labelled is not None
     assert torch.equal(teacher.inputs[0], join(batch.partner_labelled.weak, batch.partner.weak))
     assert torch.equal(teacher.inputs[1], join(batch.labelled.weak, batch.unlabelled.weak))

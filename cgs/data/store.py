@@ -42,7 +42,9 @@ class Slices:
             return np.ones(len(self.manifest), dtype=bool)
         most = int(self.manifest["labelled_rank"].max())
         if not 1 <= int(patients) <= most:
-            raise SuiteError(f"{patients} labelled patients are asked for but the dataset has {most}; give 1 to {most}.")
+            raise SuiteError(
+                f"{patients} labelled patients are asked for but the dataset has {most}; give 1 to {most}."
+            )
         return self.manifest["labelled_rank"].to_numpy() <= int(patients)
 
     def labelled_indices(self, patients: int | str) -> np.ndarray:
@@ -92,9 +94,13 @@ def load_slices(folder: Path) -> Slices:
         labels = np.load(folder / "labels.npy", mmap_mode="r")
         manifest = pd.read_csv(folder / "manifest.csv", dtype={"patient": str, "case": str, "slice": str})
     except (OSError, ValueError) as error:
-        raise SuiteError(f"The slices in {folder} cannot be read ({error}); delete the folder and prepare again.") from None
+        raise SuiteError(
+            f"The slices in {folder} cannot be read ({error}); delete the folder and prepare again."
+        ) from None
     if not len(images) == len(labels) == len(manifest):
-        raise SuiteError(f"The slices in {folder} do not fit its manifest; delete the folder and prepare again.")
+        raise SuiteError(
+            f"The slices in {folder} do not fit its manifest; delete the folder and prepare again."
+        )
     return Slices(images, labels, manifest, tuple(source["targets"]))  # type: ignore[arg-type]
 
 
@@ -106,12 +112,20 @@ def list_cases(folder: Path, split: str) -> list[str]:
 
 
 def load_case(folder: Path, case: str) -> Case:
-    """One whole volume."""
-    path = folder / "cases" / f"{case}.npz"
+    """One whole volume of a prepared dataset."""
+    _complete(folder)
+    return read_case(folder / "cases", case)
+
+
+def read_case(cases: Path, case: str) -> Case:
+    """One whole volume from the folder of the cases."""
+    path = cases / f"{case}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
             image, label, spacing = file["image"], file["label"], file["spacing"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise SuiteError(f"{path} cannot be read ({error}); delete {folder} and prepare again.") from None
+        raise SuiteError(
+            f"{path} cannot be read ({error}); delete it and prepare the dataset again."
+        ) from None
     known = None if np.isnan(spacing).any() else tuple(float(v) for v in spacing)
     return Case(image, label, known)  # type: ignore[arg-type]

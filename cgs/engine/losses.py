@@ -28,9 +28,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = None) ->
     return losses.mean()
 
 
-def dice(
-    probabilities: Tensor, target: Tensor, mask: Tensor | None = None, smooth: float = 1e-10
-) -> Tensor:
+def dice(probabilities: Tensor, target: Tensor, mask: Tensor | None = None, smooth: float = 1e-10) -> Tensor:
     """Soft Dice loss, the mean over classes (background too) of 1 - (2 sum pg + e) / (sum pp + sum gg + e).
 
     probabilities (B, C, H, W); target (B, H, W) integer labels or (B, C, H, W) probabilities; sums run

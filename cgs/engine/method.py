@@ -171,11 +171,11 @@ def build(method: Method, seeded: Callable[[str], None], device: torch.device) -
         fresh = method.networks(method.task)
         for teacher, student in method.teachers.items():
             nets[teacher] = fresh[student].requires_grad_(False)
-    method.nets = {name: net.to(device, memory_format=torch.channels_last) for name, net in nets.items()}
+    for net in nets.values():
+        net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method.nets = nets
 
 
 def trained_parameters(method: Method) -> list[nn.Parameter]:
     """The parameters that the optimiser steps: those of every network that is no teacher."""
     return [p for n, net in method.nets.items() if n not in method.teachers for p in net.parameters()]
-
-

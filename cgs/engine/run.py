@@ -116,5 +116,3 @@ def record_failure(folder: Path, sentence: str, traceback: str | None, provenanc
 def machine() -> str:
     """Operating system and processor count, without the host's name."""
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-
-

@@ -19,7 +19,15 @@ from torch import Tensor
 from cgs.data.store import Slices, list_cases, load_case, load_slices
 from cgs.engine.average import Average
 from cgs.engine.device import arithmetic, describe, lease, prepare_torch
-from cgs.engine.method import Method, Progress, Stage, Task, build, load_method, options_of, trained_parameters
+from cgs.engine.method import (
+    Progress,
+    Stage,
+    Task,
+    build,
+    load_method,
+    options_of,
+    trained_parameters,
+)
 from cgs.engine.run import (
     WEIGHTS,
     Log,
@@ -222,9 +230,7 @@ class Trainer:
                 begin += length
         self.finish()
 
-    def run_stage(
-        self, stage: Stage, begin: int, length: int, signals: list[int], display: Display
-    ) -> None:
+    def run_stage(self, stage: Stage, begin: int, length: int, signals: list[int], display: Display) -> None:
         """Iterate through what is left of one stage."""
         if self.done == begin:
             self.begin_stage(stage)

@@ -56,12 +56,10 @@ def predict(config: Config, cell: Cell, paths: Paths) -> None:
             prepare_torch(config.training, device)
             predictions = predict_cases(config, cell, paths, device)
     with atomic_path(folder / "predictions.npz") as temporary:
-        np.savez_compressed(temporary, allow_pickle=False, **predictions)  # type: ignore[arg-type]
+        np.savez_compressed(temporary, allow_pickle=False, **predictions)
 
 
-def predict_cases(
-    config: Config, cell: Cell, paths: Paths, device: torch.device
-) -> dict[str, np.ndarray]:
+def predict_cases(config: Config, cell: Cell, paths: Paths, device: torch.device) -> dict[str, np.ndarray]:
     """Label volumes of every test case for every checkpoint that is evaluated."""
     data, folder = paths.data(cell.dataset), paths.run(cell.dataset, cell.labelled, cell.method, cell.seed)
     slices = load_slices(data)

@@ -5,7 +5,6 @@ All K heads are one grouped convolution pair, so that their cost stays almost fl
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from cgs.networks.unet import UNet
@@ -49,6 +48,7 @@ class CollaborativeNet(nn.Module):
         return self.generalist.out(features), self.specialists(features)
 
 
-def split(outputs: tuple[Tensor, ...], sizes: list[int]) -> list[tuple[Tensor, ...]]:
-    """Split every tensor of `outputs` along the batch into parts of `sizes`."""
-    return list(zip(*(torch.split(o, sizes) for o in outputs), strict=True))
+def split(outputs: tuple[Tensor, Tensor], first: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Cut both outputs along the batch after `first` images."""
+    general, special = outputs
+    return (general[:first], special[:first]), (general[first:], special[first:])

@@ -1,0 +1,113 @@
+"""ACDC as the SSL4MIS benchmark distributes it: HDF5 slices and volumes, and three lists.
+
+Bernard et al., IEEE TMI 2018: cine MR of 100 patients at end-diastole and end-systole, targets right ventricle
+(RV), myocardium (Myo), left ventricle (LV). Intensities are min-max scaled to [0, 1] per volume. The files
+hold no voxel spacing. Slices lie in `data/slices/` or, flat, in `data/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from cgs.config import AcdcConfig
+from cgs.data.source import Source, TrainingSlice, Volume, check_pair
+from cgs.errors import SuiteError
+
+LISTS = {"train": "train_slices.list", "val": "val.list", "test": "test.list"}
+
+
+class Acdc(Source):
+    """Reader of an SSL4MIS-layout folder. Raises SuiteError with one sentence for anything amiss."""
+
+    targets = ("RV", "Myo", "LV")
+    modality = "cine MR"
+
+    def __init__(self, name: str, config: AcdcConfig) -> None:
+        if config.path is None:
+            raise SuiteError(
+                f"The dataset {name} has no path; say where the SSL4MIS folder of ACDC lies, as --config {name}=PATH "
+                f"or datasets.{name}.path."
+            )
+        self.folder = config.path
+        if not self.folder.is_dir():
+            raise SuiteError(
+                f"The dataset {name} is not at {self.folder}; give the folder that holds {LISTS['train']} and data/."
+            )
+        self.lists = {split: self._list(split) for split in LISTS}
+        seen: dict[str, str] = {}
+        for split in ("val", "test"):
+            for case in self.lists[split]:
+                if case in seen:
+                    raise SuiteError(
+                        f"{self.folder / LISTS[split]}: {case} is also in {LISTS[seen[case]]}; remove one."
+                    )
+                seen[case] = split
+        self.files = {
+            split: [self._file(name, split) for name in names] for split, names in self.lists.items()
+        }
+
+    def _list(self, split: str) -> list[str]:
+        path = self.folder / LISTS[split]
+        try:
+            names = path.read_text(encoding="utf-8").split()
+        except FileNotFoundError:
+            raise SuiteError(f"{path} does not exist; copy the list of the SSL4MIS release there.") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise SuiteError(
+                f"{path} cannot be read ({error}); copy the list of the SSL4MIS release again."
+            ) from None
+        if not names:
+            raise SuiteError(f"{path} is empty; copy the list of the SSL4MIS release again.")
+        repeated = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
+        if repeated:
+            raise SuiteError(f"{path} names {repeated[0]} more than once; remove the repetition.")
+        return names
+
+    def _file(self, name: str, split: str) -> Path:
+        data = self.folder / "data"
+        nested = data / "slices" / f"{name}.h5"
+        path = nested if split == "train" and nested.is_file() else data / f"{name}.h5"
+        if not path.is_file():
+            raise SuiteError(
+                f"{self.folder / LISTS[split]} names {name} but {path} does not exist; fetch that file."
+            )
+        return path
+
+    def _read(self, path: Path, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            with h5py.File(path, "r") as file:
+                image, label = np.asarray(file["image"]), np.asarray(file["label"])
+        except KeyError as error:
+            raise SuiteError(
+                f"{path} has no dataset 'image' or 'label' ({error.args[0]}); fetch the file again."
+            ) from None
+        except OSError as error:
+            raise SuiteError(f"{path} is damaged or no HDF5 file ({error}); fetch it again.") from None
+        check_pair(image, label, dimensions, len(self.targets), str(path))
+        return image, label.astype(np.uint8)
+
+    def training_slices(self) -> Iterator[TrainingSlice]:
+        for name, path in zip(self.lists["train"], self.files["train"], strict=True):
+            image, label = self._read(path, 2)
+            yield TrainingSlice(name, name.split("_slice")[0], name.split("_")[0], image, label)
+
+    def volumes(self) -> Iterator[Volume]:
+        for split in ("val", "test"):
+            for name, path in zip(self.lists[split], self.files[split], strict=True):
+                image, label = self._read(path, 3)
+                yield Volume(name, name.split("_")[0], split, image, label, None)
+
+    def facts(self) -> dict[str, Any]:
+        files = [path for paths in self.files.values() for path in paths]
+        return {
+            "layout": "SSL4MIS",
+            "files": len(files),
+            "bytes": sum(path.stat().st_size for path in files),
+            "sha256": {n: hashlib.sha256((self.folder / n).read_bytes()).hexdigest() for n in LISTS.values()},
+        }

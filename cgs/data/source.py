@@ -1,0 +1,78 @@
+"""What a dataset reader gives to `prepare`, and the checks that every dataset passes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cgs.errors import SuiteError
+
+
+@dataclass(frozen=True)
+class TrainingSlice:
+    """One training slice at its native size: image (H, W) float in [0, 1], label (H, W) integer in 0..K."""
+
+    name: str
+    case: str
+    patient: str
+    image: np.ndarray
+    label: np.ndarray
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One validation or test case: image and label (D, H, W), spacing (z, y, x) in mm or None."""
+
+    name: str
+    patient: str
+    split: str
+    image: np.ndarray
+    label: np.ndarray
+    spacing: tuple[float, float, float] | None
+
+
+class Source(ABC):
+    """A dataset as `prepare` reads it: training slices in list order, then validation and test cases."""
+
+    targets: tuple[str, ...]
+    modality: str
+
+    @abstractmethod
+    def training_slices(self) -> Iterator[TrainingSlice]:
+        """The training slices; the order of first appearance of the patients is the order of labelling."""
+
+    @abstractmethod
+    def volumes(self) -> Iterator[Volume]:
+        """The validation and test cases."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Where the data came from: number of files, bytes, checksums, version."""
+
+
+def check_pair(image: np.ndarray, label: np.ndarray, dimensions: int, targets: int, where: str) -> None:
+    """Hold an image and its label to what the suite expects. Raises SuiteError with one sentence."""
+    if image.ndim != dimensions or image.shape != label.shape:
+        raise SuiteError(
+            f"{where}: image {image.shape} and label {label.shape} must have the same {dimensions} dimensions; "
+            "repeat the preprocessing of this file."
+        )
+    if not image.size:
+        raise SuiteError(f"{where}: the image is empty; fetch this file again.")
+    if not np.isfinite(image).all():
+        raise SuiteError(f"{where}: the image holds NaN or infinite intensities; repeat its preprocessing.")
+    if image.min() < -1e-3 or image.max() > 1 + 1e-3:
+        raise SuiteError(
+            f"{where}: intensities lie in [{image.min():.4g}, {image.max():.4g}] but must be scaled to [0, 1] per "
+            "volume; repeat its preprocessing."
+        )
+    values = np.unique(label)
+    if values.min() < 0 or values.max() > targets or (values != np.round(values)).any():
+        wrong = [v.item() for v in values if v < 0 or v > targets or v != round(v)]
+        raise SuiteError(
+            f"{where}: label values {wrong[:5]} are not among 0 to {targets}; check that the file belongs to this dataset."
+        )

@@ -29,7 +29,7 @@ SPACING = (5.0, 1.5, 1.5)
 TISSUE, AIR = 0.40, 0.06
 # Mean intensity of each target; a patient's own lies around it (standard deviation CONTRAST).
 MEANS = {"large": 0.54, "medium": 0.63, "small": 0.29, "tiny": 0.74}
-CONTRAST, NOISE, BIAS = 0.045, 0.055, 0.30
+CONTRAST, NOISE, BIAS = 0.035, 0.045, 0.25
 
 
 class Phantom(Source):

@@ -74,5 +74,5 @@ def check_pair(image: np.ndarray, label: np.ndarray, dimensions: int, targets: i
     if values.min() < 0 or values.max() > targets or (values != np.round(values)).any():
         wrong = [v.item() for v in values if v < 0 or v > targets or v != round(v)]
         raise SuiteError(
-            f"{where}: label values {wrong[:5]} are not among 0 to {targets}; check that the file belongs to this dataset."
+            f"{where}: label values {wrong[:5]} are not among 0 to {targets}; check that the file is of this dataset."
         )

@@ -234,7 +234,10 @@ def _sentence(error: ValidationError, source: str) -> str:
     """One sentence from pydantic's report: where, what, how to mend."""
     parts = []
     for item in error.errors():
-        where = ".".join(str(p) for p in item["loc"] if p not in ("acdc", "phantom") or len(item["loc"]) < 3)
+        location = list(item["loc"])
+        if location[:1] == ["datasets"] and len(location) > 3:
+            del location[2]  # pydantic names the kind of the dataset there.
+        where = ".".join(map(str, location))
         if item["type"] == "extra_forbidden":
             parts.append(f"unknown key {where!r}{_nearest_key(item['loc'])}")
         elif item["type"] == "missing":
@@ -243,7 +246,7 @@ def _sentence(error: ValidationError, source: str) -> str:
             message = item["msg"].removeprefix("Value error, ")
             given = f" (given: {item['input']!r})" if isinstance(item["input"], str | int | float) else ""
             parts.append(f"{where}: {message}{given}" if where else message)
-    return f"{source}: " + "; ".join(parts) + "."
+    return f"{source}: " + "; ".join(parts).rstrip("?") + ("?" if parts[-1].endswith("?") else ".")
 
 
 def _nearest_key(location: tuple[int | str, ...]) -> str:

@@ -1,0 +1,80 @@
+"""Two conventions of evaluation, from the same predictions.
+
+`field` is what the literature reports: voxel units whatever the spacing, HD95 pooled over both directions, ASD
+from prediction to reference only, and (Dice, Jaccard, HD95, ASD) = (0, 0, 50, 10) where the prediction or the
+reference is empty, both empty included.
+
+`strict` is in millimetres: HD95 is the larger of the two directed percentiles, ASSD is symmetric, NSD is the share
+of both surfaces within a stated tolerance. A target that both lack is a perfect result (Dice, Jaccard, NSD 1;
+distances 0); one that only one of them has is the worst (0; distances the diagonal of the volume). Where
+the spacing is unknown, distances and NSD are NaN rather than a guess.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cgs.evaluation.metrics import Distances, Overlap, boxes, overlaps, surface_distances
+
+Scores = dict[str, float]
+METRICS = {"field": ("dice", "jaccard", "hd95", "asd"), "strict": ("dice", "jaccard", "hd95", "assd", "nsd")}
+IN_MILLIMETRES = ("hd95", "assd", "nsd")
+
+
+def field(overlap: Overlap, distances: Distances | None) -> Scores:
+    """The scores of one target by the `field` convention; `distances` at unit spacing, None where one is empty."""
+    if distances is None:
+        return {"dice": 0.0, "jaccard": 0.0, "hd95": 50.0, "asd": 10.0}
+    return {
+        "dice": overlap.dice,
+        "jaccard": overlap.jaccard,
+        "hd95": distances.hd95_pooled,
+        "asd": distances.asd,
+    }
+
+
+def strict(overlap: Overlap, distances: Distances | None, diagonal: float, tolerance: float) -> Scores:
+    """The scores of one target by the `strict` convention; `diagonal` and `tolerance` in mm."""
+    if distances is not None:
+        return {
+            "dice": overlap.dice,
+            "jaccard": overlap.jaccard,
+            "hd95": distances.hd95_larger,
+            "assd": distances.assd,
+            "nsd": distances.nsd(tolerance),
+        }
+    right = float(overlap.prediction == overlap.reference)  # Both empty.
+    far = 0.0 if right else diagonal
+    return {"dice": right, "jaccard": right, "hd95": far, "assd": far, "nsd": right}
+
+
+def score_volume(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    classes: int,
+    spacing: tuple[float, float, float] | None,
+    tolerance: float,
+) -> dict[str, list[Scores]]:
+    """Scores of targets 1..K by both conventions: {"field": [...], "strict": [...]}.
+
+    prediction and reference (D, H, W) integer in 0..K; spacing in mm or None; tolerance of the NSD in mm.
+    """
+    result: dict[str, list[Scores]] = {"field": [], "strict": []}
+    unit = (1.0,) * prediction.ndim
+    diagonal = float(np.linalg.norm(np.multiply(prediction.shape, spacing or unit)))
+    found = zip(
+        overlaps(prediction, reference, classes), boxes(prediction, reference, classes), strict=True
+    )
+    for target, (overlap, box) in enumerate(found, start=1):
+        voxels = millimetres = None
+        if box is not None:
+            masks = prediction[box] == target, reference[box] == target
+            units = [unit] if spacing in (None, unit) else [unit, spacing]
+            distances = list(surface_distances(*masks, units))  # type: ignore[arg-type]
+            voxels, millimetres = distances[0], distances[-1]
+        result["field"].append(field(overlap, voxels))
+        scores = strict(overlap, millimetres, diagonal, tolerance)
+        if spacing is None:
+            scores |= dict.fromkeys(IN_MILLIMETRES, float("nan"))
+        result["strict"].append(scores)
+    return result

@@ -1,0 +1,45 @@
+rule predict:
+    input:
+        at_run("provenance.json"),
+    output:
+        at_run("predictions.npz"),
+    log:
+        at("logs/predict/{dataset}/{labelled}/{method}/{seed}.txt"),
+    benchmark:
+        at("benchmarks/predict/{dataset}/{labelled}/{method}/{seed}.tsv")
+    conda:
+        "../../environment.yml"
+    threads: PLAN["threads"]
+    resources:
+        gpu_slots=1 if PLAN["device"] == "cuda" else 0,
+    params:
+        config=CONFIG,
+        cell=cell_of,
+        digest=PLAN["digests"]["predict"],
+        selections=PLAN["evaluation"]["selections"],
+    message:
+        "predict {wildcards.dataset}/{wildcards.labelled}/{wildcards.method}/{wildcards.seed}"
+    shell:
+        "python -m cgs predict --config {params.config} {params.cell} 2> {log}"
+
+
+rule evaluate:
+    input:
+        at_run("predictions.npz"),
+    output:
+        at_run("scores.csv"),
+    log:
+        at("logs/evaluate/{dataset}/{labelled}/{method}/{seed}.txt"),
+    benchmark:
+        at("benchmarks/evaluate/{dataset}/{labelled}/{method}/{seed}.tsv")
+    conda:
+        "../../environment.yml"
+    params:
+        config=CONFIG,
+        cell=cell_of,
+        digest=PLAN["digests"]["evaluate"],
+        evaluation=PLAN["evaluation"],
+    message:
+        "evaluate {wildcards.dataset}/{wildcards.labelled}/{wildcards.method}/{wildcards.seed}"
+    shell:
+        "python -m cgs evaluate --config {params.config} {params.cell} 2> {log}"

@@ -36,7 +36,11 @@ A small budget: its numbers are not comparable with published ones."""
 
 def presets() -> dict[str, tuple[str, Config]]:
     """File name in config/ to its heading and config."""
-    return {"demo.yaml": (DEMO, demo()), "paper.yaml": (PAPER, paper()), "acdc-cpu.yaml": (ACDC_CPU, acdc_cpu())}
+    return {
+        "demo.yaml": (DEMO, demo()),
+        "paper.yaml": (PAPER, paper()),
+        "acdc-cpu.yaml": (ACDC_CPU, acdc_cpu()),
+    }
 
 
 def demo() -> Config:

@@ -41,7 +41,9 @@ SECTIONS: dict[str, type[BaseModel]] = {
 
 def generate(root: Path) -> dict[Path, str]:
     """Every generated file and its text."""
-    files = {root / "config" / name: commented(config, heading) for name, (heading, config) in presets().items()}
+    files = {
+        root / "config" / name: commented(config, heading) for name, (heading, config) in presets().items()
+    }
     files[root / "config" / "schema.json"] = json.dumps(Config.model_json_schema(), indent=1) + "\n"
     files[root / "docs" / "configuration.md"] = documentation()
     return files
@@ -58,7 +60,11 @@ def write_all(root: Path) -> list[Path]:
 def commented(config: Config, heading: str) -> str:
     """A config as YAML in which every key carries its description."""
     lines = [f"# {line}".rstrip() for line in heading.splitlines()]
-    lines += ["#", "# Generated from cgs/presets.py by `python -m cgs schema`; schema: config/schema.json.", ""]
+    lines += [
+        "#",
+        "# Generated from cgs/presets.py by `python -m cgs schema`; schema: config/schema.json.",
+        "",
+    ]
     return "\n".join([*lines, *_model_lines(config, 0)]) + "\n"
 
 

@@ -34,7 +34,9 @@ def blobs(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     else:  # Boxes, often touching the border.
         for _ in range(rng.integers(1, 3)):
             corner = [rng.integers(n) for n in shape]
-            mask[tuple(slice(c, c + rng.integers(1, n + 1)) for c, n in zip(corner, shape, strict=True))] = True
+            mask[tuple(slice(c, c + rng.integers(1, n + 1)) for c, n in zip(corner, shape, strict=True))] = (
+                True
+            )
     if not mask.any():
         mask.flat[0] = True
     return mask

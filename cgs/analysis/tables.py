@@ -1,0 +1,252 @@
+"""From the files of all runs to the tables that the report shows, so that they can be read without it.
+
+A failed or missing run is counted beside every cell, never dropped silently.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cgs.analysis.published import published
+from cgs.config import Config
+from cgs.data.audit import labelled_balance
+from cgs.data.store import list_cases, load_case, resize_nearest
+from cgs.errors import SuiteError
+from cgs.evaluation.score import COLUMNS, load_predictions
+from cgs.files import atomic_path, read_json, write_json
+from cgs.paths import Paths
+from cgs.plan import Cell, cells
+
+TEXT = dict.fromkeys(("dataset", "labelled", "method", "selection", "case", "patient", "target"), str)
+GROUP = ["dataset", "labelled", "method", "selection", "convention", "metric"]
+MAIN = [
+    *GROUP,
+    "mean",
+    "std",
+    "ci_low",
+    "ci_high",
+    "seeds",
+    "patients",
+    "failed",
+    "published",
+    "published_source",
+]
+
+
+def write_tables(config: Config, paths: Paths) -> None:
+    """Write results/<config>/tables/: main, targets, scores, runs, curves, audits, overlays, provenance."""
+    planned = cells(config)
+    runs = runs_table(planned, paths)
+    scores = gather_scores(planned, paths)
+    for name, table in {
+        "runs": runs,
+        "scores": scores,
+        "main": main_table(config, scores, runs),
+        "targets": targets_table(scores),
+        "curves": curves_table(planned, paths),
+    }.items():
+        with atomic_path(paths.tables / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False)
+    for dataset, entry in config.datasets.items():
+        values = read_json(paths.data(dataset) / "audit.json")
+        values["balance"] += labelled_balance(paths.data(dataset), list(entry.labelled))
+        write_json(paths.tables / f"audit-{dataset}.json", values)
+    with atomic_path(paths.tables / "overlays.npz") as temporary:
+        np.savez_compressed(temporary, allow_pickle=False, **overlays(config, paths))
+    write_json(paths.tables / "provenance.json", provenance(config, planned, paths))
+
+
+def folder_of(cell: Cell, paths: Paths) -> Path:
+    return paths.run(cell.dataset, cell.labelled, cell.method, cell.seed)
+
+
+def facts_of(cell: Cell, paths: Paths) -> dict[str, Any]:
+    """provenance.json of a run; {} where it was not run or its file is damaged (it then counts as missing)."""
+    try:
+        return read_json(folder_of(cell, paths) / "provenance.json")
+    except SuiteError:
+        return {}
+
+
+def runs_table(planned: list[Cell], paths: Paths) -> pd.DataFrame:
+    """A row for every planned training, whatever became of it."""
+    rows = []
+    for cell in planned:
+        facts = facts_of(cell, paths)
+        failure = folder_of(cell, paths) / "failure.json"
+        validations = [e["validation"]["dice"] for e in read_log(cell, paths) if "validation" in e]
+        rows.append(
+            {
+                "dataset": cell.dataset,
+                "labelled": cell.labelled,
+                "method": cell.method,
+                "seed": cell.seed,
+                "status": facts.get("status", "missing"),
+                "sentence": read_json(failure)["sentence"] if failure.is_file() else "",
+                "last_validation_dice": validations[-1] if validations else np.nan,
+                **{
+                    key: facts.get(key, np.nan)
+                    for key in (
+                        "iterations",
+                        "best_iteration",
+                        "best_validation_dice",
+                        "seconds",
+                        "device",
+                        "peak_memory_bytes",
+                        "parameters_training",
+                        "parameters_inference",
+                        "source_digest",
+                    )
+                },
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def gather_scores(planned: list[Cell], paths: Paths) -> pd.DataFrame:
+    """The scores of all runs."""
+    tables = [pd.DataFrame(columns=list(COLUMNS))]
+    for cell in planned:
+        file = folder_of(cell, paths) / "scores.csv"
+        if not file.is_file():
+            continue
+        try:
+            table = pd.read_csv(file, dtype=TEXT)
+        except (ValueError, OSError) as error:
+            raise SuiteError(
+                f"{file} cannot be read ({error}); delete it and evaluate the run again."
+            ) from None
+        if list(table.columns) != list(COLUMNS):
+            raise SuiteError(
+                f"{file} has other columns than scores.csv; delete it and evaluate the run again."
+            )
+        if len(table):
+            tables.append(table)
+    return pd.concat(tables[1:] or tables, ignore_index=True)
+
+
+def seed_means(scores: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Mean over cases, then over targets, for every seed. A mean over a NaN is NaN, not the mean of the rest."""
+    keys = [*by, "seed"]
+    per_target = scores.groupby([*keys, "target"] if "target" not in by else keys, sort=False)["value"]
+    means = per_target.agg(lambda v: v.mean(skipna=False)).reset_index()
+    return means.groupby(keys, sort=False)["value"].agg(lambda v: v.mean(skipna=False)).reset_index()
+
+
+def over_seeds(seeds: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Mean and standard deviation (n - 1; empty with one seed) over seeds, and their number."""
+    grouped = seeds.groupby(by, sort=False)["value"]
+    table = grouped.agg(mean=lambda v: v.mean(skipna=False), std=lambda v: v.std(skipna=False), seeds="size")
+    return table.reset_index()
+
+
+def main_table(config: Config, scores: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a cell, metric, convention and selection: mean over seeds of the mean over targets of cases."""
+    if scores.empty:
+        return pd.DataFrame(columns=MAIN)
+    table = over_seeds(seed_means(scores, GROUP), GROUP)
+    patients = scores.groupby(GROUP, sort=False)["patient"].nunique().rename("patients").reset_index()
+    bad = runs.assign(failed=runs["status"] != "complete")
+    failed = bad.groupby(["dataset", "labelled", "method"], sort=False)["failed"].sum().reset_index()
+    table = table.merge(patients, on=GROUP).merge(failed, on=["dataset", "labelled", "method"])
+    # The intervals over patients come with the statistics.
+    table["ci_low"] = table["ci_high"] = np.nan
+    known = [
+        published(config.datasets[dataset].kind, labelled, method, convention, metric)
+        for dataset, labelled, method, _, convention, metric in table[GROUP].to_numpy().tolist()
+    ]
+    table["published"] = [k.value if k else np.nan for k in known]
+    table["published_source"] = [k.source if k else "" for k in known]
+    return table[MAIN]
+
+
+def targets_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """The same for every target alone."""
+    by = [*GROUP, "target"]
+    if scores.empty:
+        return pd.DataFrame(columns=[*by, "mean", "std", "seeds"])
+    return over_seeds(seed_means(scores, by), by)
+
+
+def read_log(cell: Cell, paths: Paths) -> Iterator[dict[str, Any]]:
+    """The entries of a run's log; a half-written last line of a killed run ends it."""
+    file = folder_of(cell, paths) / "log.jsonl"
+    if not file.is_file():
+        return
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
+
+
+def curves_table(planned: list[Cell], paths: Paths) -> pd.DataFrame:
+    """Losses and validation Dice over iterations."""
+    rows: list[tuple[object, ...]] = []
+    for cell in planned:
+        key = (cell.dataset, cell.labelled, cell.method, cell.seed)
+        for entry in read_log(cell, paths):
+            if "validation" in entry:
+                values = {"validation dice": entry["validation"]["dice"]}
+                per_target = entry["validation"]["per_target"]
+                values |= {f"validation dice:{name}": v for name, v in per_target.items()}
+            else:
+                values = {"loss": entry["loss"]}
+                values |= {f"term:{name}": v for name, v in entry["terms"].items()}
+            rows += [(*key, entry["iteration"], quantity, value) for quantity, value in values.items()]
+    columns = ["dataset", "labelled", "method", "seed", "iteration", "quantity", "value"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def overlays(config: Config, paths: Paths) -> dict[str, np.ndarray]:
+    """One slice of each shown test case: image, reference, and every method's label map.
+
+    The slice is the one with the largest foreground area of the reference; the runs are those of the first
+    seed, by the first selection. Keys: <dataset>/<case>/image, .../reference, .../<labelled>/<method>.
+    """
+    result: dict[str, np.ndarray] = {}
+    for dataset, entry in config.datasets.items():
+        data = paths.data(dataset)
+        for name in sorted(list_cases(data, "test"))[: config.report.overlay_cases]:
+            case = load_case(data, name)
+            z = int((case.label > 0).sum((1, 2)).argmax())
+            size = (entry.size, entry.size)
+            image = (case.image[z] - case.image[z].min()) / max(float(np.ptp(case.image[z])), 1e-6)
+            result[f"{dataset}/{name}/image"] = resize_nearest((255 * image).astype(np.uint8), size)
+            result[f"{dataset}/{name}/reference"] = resize_nearest(case.label[z], size)
+            for cell in cells(config):
+                file = folder_of(cell, paths) / "predictions.npz"
+                if (cell.dataset, cell.seed) != (dataset, config.seeds[0]) or not file.is_file():
+                    continue
+                found = load_predictions(file).get(f"{config.evaluation.selections[0]}/{name}")
+                if found is not None:
+                    key = f"{dataset}/{name}/{cell.labelled}/{cell.method}"
+                    result[key] = resize_nearest(found[z], size)
+    return result
+
+
+def provenance(config: Config, planned: list[Cell], paths: Paths) -> dict[str, Any]:
+    """What the numbers rest on: config, data, versions, devices, time."""
+    facts = [f for f in (facts_of(cell, paths) for cell in planned) if f]
+
+    def distinct(key: str) -> list[str]:
+        return sorted({str(f[key]) for f in facts if key in f})
+
+    versions = sorted({json.dumps(f["versions"], sort_keys=True) for f in facts if "versions" in f})
+    return {
+        "config": config.model_dump(mode="json"),
+        "datasets": {name: read_json(paths.data(name) / "source.json") for name in config.datasets},
+        "devices": distinct("device"),
+        "machines": distinct("machine"),
+        "threads": distinct("threads"),
+        "versions": [json.loads(v) for v in versions],
+        "started": min(distinct("started"), default=None),
+        "finished": max(distinct("finished"), default=None),
+        "training_seconds": round(sum(f.get("seconds", 0) for f in facts), 1),
+    }

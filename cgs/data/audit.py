@@ -171,7 +171,11 @@ def _shares(
 def empty_slices(labels: np.ndarray, manifest: pd.DataFrame) -> dict[str, Any]:
     """Training slices without any target."""
     empty = ~labels.reshape(len(labels), -1).any(1)
-    return {"count": int(empty.sum()), "of": len(labels), "examples": manifest["slice"].to_numpy()[empty].tolist()[:5]}
+    return {
+        "count": int(empty.sum()),
+        "of": len(labels),
+        "examples": manifest["slice"].to_numpy()[empty].tolist()[:5],
+    }
 
 
 def intensities(images: np.ndarray, manifest: pd.DataFrame) -> list[dict[str, Any]]:

@@ -77,7 +77,15 @@ def load_checkpoint(path: Path, mark: str) -> dict[str, Any] | None:
         return None
     try:
         values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile):
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ):
         return None
     return values if values.get("fingerprint") == mark else None
 

@@ -62,15 +62,13 @@ def score_volume(
     result: dict[str, list[Scores]] = {"field": [], "strict": []}
     unit = (1.0,) * prediction.ndim
     diagonal = float(np.linalg.norm(np.multiply(prediction.shape, spacing or unit)))
-    found = zip(
-        overlaps(prediction, reference, classes), boxes(prediction, reference, classes), strict=True
-    )
+    found = zip(overlaps(prediction, reference, classes), boxes(prediction, reference, classes), strict=True)
     for target, (overlap, box) in enumerate(found, start=1):
         voxels = millimetres = None
         if box is not None:
             masks = prediction[box] == target, reference[box] == target
             units = [unit] if spacing in (None, unit) else [unit, spacing]
-            distances = list(surface_distances(*masks, units))  # type: ignore[arg-type]
+            distances = list(surface_distances(*masks, units))
             voxels, millimetres = distances[0], distances[-1]
         result["field"].append(field(overlap, voxels))
         scores = strict(overlap, millimetres, diagonal, tolerance)

@@ -77,9 +77,7 @@ def overlaps(prediction: np.ndarray, reference: np.ndarray, classes: int) -> lis
     joint = reference.ravel().astype(np.int64) * classes + prediction.ravel()
     table = np.bincount(joint, minlength=classes * classes).reshape(classes, classes)
     in_prediction, in_reference = table.sum(0), table.sum(1)
-    return [
-        Overlap(int(in_prediction[k]), int(in_reference[k]), int(table[k, k])) for k in range(1, classes)
-    ]
+    return [Overlap(int(in_prediction[k]), int(in_reference[k]), int(table[k, k])) for k in range(1, classes)]
 
 
 def boxes(prediction: np.ndarray, reference: np.ndarray, classes: int) -> list[tuple[slice, ...] | None]:

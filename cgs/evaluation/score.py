@@ -43,7 +43,15 @@ def score_run(data: Path, run: Path, evaluation: EvaluationConfig, cell: Cell) -
         patients = pd.read_csv(data / "cases.csv", dtype=str).set_index("case")["patient"]
         for selection in evaluation.selections:
             for case in list_cases(data, "test"):
-                prefix = (cell.dataset, cell.labelled, cell.method, cell.seed, selection, case, patients[case])
+                prefix = (
+                    cell.dataset,
+                    cell.labelled,
+                    cell.method,
+                    cell.seed,
+                    selection,
+                    case,
+                    patients[case],
+                )
                 prediction = predictions.get(f"{selection}/{case}")
                 for scored in score_case(data, case, prediction, targets, evaluation, run):
                     rows.append((*prefix, *scored))
@@ -76,8 +84,8 @@ def score_case(
         raise SuiteError(f"{run / 'predictions.npz'} lacks the case {case}; predict the run again.")
     if prediction.shape != known.label.shape or prediction.max(initial=0) > len(targets):
         raise SuiteError(
-            f"{run / 'predictions.npz'}: {case} has shape {prediction.shape} and labels up to {prediction.max()}, but the "
-            f"case has shape {known.label.shape} and {len(targets)} targets; predict the run again."
+            f"{run / 'predictions.npz'}: {case} has shape {prediction.shape} and labels up to {prediction.max()}, but "
+            f"the case has shape {known.label.shape} and {len(targets)} targets; predict the run again."
         )
     classes = len(targets) + 1
     scores = score_volume(prediction, known.label, classes, known.spacing, evaluation.nsd_tolerance_mm)

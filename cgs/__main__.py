@@ -23,6 +23,14 @@ def main(arguments: list[str] | None = None) -> int:
     except SuiteError as error:
         print(f"cgs {options.command}: {error}", file=sys.stderr)
         return int(getattr(error, "exit_code", 1))
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"cgs {options.command}: {error.strerror or error}{where}; check that the place exists, can be written "
+            "and has room.",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print(f"cgs {options.command}: stopped by the user.", file=sys.stderr)
         return 130

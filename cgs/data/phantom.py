@@ -29,7 +29,7 @@ SPACING = (5.0, 1.5, 1.5)
 TISSUE, AIR = 0.40, 0.06
 # Mean intensity of each target; a patient's own lies around it (standard deviation CONTRAST).
 MEANS = {"large": 0.54, "medium": 0.63, "small": 0.29, "tiny": 0.74}
-CONTRAST, NOISE, BIAS = 0.035, 0.045, 0.25
+CONTRAST, NOISE, BIAS = 0.045, 0.045, 0.30
 
 
 class Phantom(Source):
@@ -109,7 +109,7 @@ def draw_targets(rng: np.random.Generator, grid: np.ndarray) -> np.ndarray:
     y, x = rng.normal(-0.02, 0.05), rng.normal(-0.26, 0.05)
     label[blob(grid, rng, (0, y, x), (0.85, 0.50, 0.38), 0.07)] = 1
     side = rng.normal(0.15, 0.25)
-    medium = (rng.normal(0.1, 0.08), y + 0.55 * np.sin(side), x + 0.58 * np.cos(side))
+    medium = (rng.normal(0.1, 0.08), y + 0.50 * np.sin(side), x + 0.48 * np.cos(side))
     label[blob(grid, rng, medium, (0.55, 0.27, 0.22), 0.08)] = 2
     bend = rng.normal(0, 0.08, 2)
     z = grid[0]

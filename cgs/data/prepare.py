@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,9 @@ def prepare(name: str, dataset: AcdcConfig | PhantomConfig, folder: Path) -> Non
     The folder is made anew; `source.json` is written last, so that a folder without it is not whole. Raises
     SuiteError with one sentence when the source is amiss.
     """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        (folder / "source.json").unlink()
     source = open_source(name, dataset)
-    (folder / "source.json").unlink(missing_ok=True)
     shutil.rmtree(folder / "cases", ignore_errors=True)  # Cases of an older list must not stay.
     write_slices(source, dataset.size, folder)
     write_cases(source, folder)

@@ -1,0 +1,140 @@
+"""The whole workflow on a tiny phantom, from a copy of the project: what runs, what runs again, what fails well."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import small_config
+
+from cgs.discovery import ROOT
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the code with a tiny config of three methods."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("cgs", "baselines", "workflow", "profiles", "config"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "environment.yml"):
+        shutil.copy(ROOT / name, folder / name)
+    config = small_config(
+        name="tiny",
+        methods=["cgs", "cps", "labelled-only", "fully-supervised"],
+        training={"iterations": 4, "validate_every": 2, "checkpoint_every": 2},
+    )
+    values = config.model_dump(mode="json")
+    values["datasets"]["phantom"]["labelled"] = [1]
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
+    return folder
+
+
+def snakemake(project: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *options]
+    # The copy comes first on the path of every process, before the installed project.
+    environment = {**os.environ, "PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def planned(project: Path, *options: str) -> dict[str, int]:
+    """Jobs by rule that a dry run would do."""
+    done = snakemake(project, "-n", *(options or ("--configfile", "tiny.yaml")))
+    assert done.returncode == 0, done.stderr
+    text = done.stdout + done.stderr
+    if "Nothing to be done" in text:
+        return {}
+    table = text[text.rindex("Job stats:") :]
+    return {m[1]: int(m[2]) for m in re.finditer(r"^(\w+) +(\d+)$", table, re.M) if m[1] != "total"}
+
+
+def edit(project: Path, name: str, old: str, new: str) -> None:
+    path = project / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+ALL = {"prepare": 1, "train": 4, "predict": 4, "evaluate": 4, "tables": 1, "report": 1, "all": 1}
+
+
+def test_the_workflow(project: Path) -> None:
+    assert planned(project) == ALL
+    done = snakemake(project, "--configfile", "tiny.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (project / "reports" / "tiny" / "index.html").read_text()
+    assert "4 of 4 trainings complete" in page
+    assert planned(project) == {}
+
+    edit(project, "baselines/cps.py", "count, weight", "# A comment.\n        count, weight")
+    edit(project, "baselines/cps.py", "Crossed hard pseudo-labels", "Crossed, hard pseudo-labels")
+    assert planned(project) == {}, "a comment or a docstring must repeat nothing"
+
+    edit(project, "baselines/cps.py", "own = supervised(", "own = 2 * supervised(")
+    again = {"train": 1, "predict": 1, "evaluate": 1, "tables": 1, "report": 1, "all": 1}
+    assert planned(project) == again, "a changed loss must repeat its own method and nothing else"
+
+    edit(project, "cgs/evaluation/conventions.py", '"hd95": 50.0', '"hd95": 60.0')
+    after = planned(project)
+    assert (after["train"], after["predict"], after["evaluate"]) == (1, 1, 4), "a metric never retrains"
+    edit(project, "cgs/evaluation/conventions.py", '"hd95": 60.0', '"hd95": 50.0')
+
+    # The changed method now fails: it is recorded, the rest stands, the report renders and says so.
+    edit(project, "baselines/cps.py", "own = 2 * supervised(", "own = (1 / 0) * supervised(")
+    done = snakemake(project, "--configfile", "tiny.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = project / "results" / "tiny" / "runs" / "phantom" / "1" / "cps" / "0"
+    assert "ZeroDivisionError" in json.loads((run / "failure.json").read_text())["sentence"]
+    page = (project / "reports" / "tiny" / "index.html").read_text()
+    assert "3 of 4 trainings complete" in page
+    assert "CPS, seed 0 failed: ZeroDivisionError: division by zero" in page
+    assert "0 of 1" in page
+
+    # `retry` forgets the failure without a change of the source.
+    command = [sys.executable, "-m", "cgs", "retry", "--config", "tiny.yaml"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True)
+    assert "phantom/1/cps/0 will be trained again" in done.stdout
+    assert planned(project) == again
+
+
+def test_the_default_is_the_paper(project: Path) -> None:
+    jobs = planned(project, "--config", "acdc=somewhere")
+    # Six methods at two ratios and one fully-supervised, three seeds each.
+    assert jobs["train"] == 6 * 2 * 3 + 3
+    assert jobs["prepare"] == 1
+
+
+def test_the_demo_plans(project: Path) -> None:
+    assert planned(project, "--configfile", "config/demo.yaml")["train"] == 13
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("iterations:", "iteration:", "unknown key 'training.iteration'; did you mean 'iterations'?"),
+        ("- cps", "- cbs", "method 'cbs' does not exist; did you mean 'cps'?"),
+        ("- 1\n", "- 7\n", "datasets.phantom.labelled: 7 labelled patients are more than the 6"),
+    ],
+)
+def test_a_mistake_in_the_config_is_one_sentence(project: Path, old: str, new: str, sentence: str) -> None:
+    text = (project / "tiny.yaml").read_text()
+    assert old in text
+    (project / "bad.yaml").write_text(text.replace(old, new))
+    done = snakemake(project, "-n", "--configfile", "bad.yaml")
+    assert done.returncode == 1
+    own = [x for x in done.stderr.splitlines() if not x.startswith("Using workflow specific profile")]
+    assert len(own) == 1
+    assert sentence in own[0]
+
+
+def test_missing_data_is_one_sentence(project: Path) -> None:
+    done = snakemake(project, "--configfile", "config/acdc-cpu.yaml", "--config", "acdc=nowhere")
+    assert done.returncode == 1
+    assert "The dataset acdc is not at nowhere; give the folder" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

@@ -1,0 +1,50 @@
+"""The set-up files agree with each other."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+import yaml
+
+from cgs.discovery import ROOT
+
+
+def name_of(requirement: str) -> str:
+    return re.split(r"[<>=!~\[ ]", requirement)[0].lower().replace("_", "-")
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_environment_names_the_same_packages() -> None:
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    plain = [p for p in listed if isinstance(p, str)]
+    nested = [p for entry in listed if isinstance(entry, dict) for p in entry["pip"]]
+    conda = {p for p in (*plain, *nested) if name_of(p) not in ("python", "pip")}
+    assert conda == set(project()["dependencies"])
+    assert f"python{project()['requires-python']}" in plain
+
+
+def test_the_lock_holds_every_package_exactly() -> None:
+    lines = [x for x in (ROOT / "requirements.lock").read_text().splitlines() if x and not x.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", x) for x in lines), "only name==version lines"
+    locked = {name_of(x) for x in lines}
+    wanted = project()["dependencies"] + project()["optional-dependencies"]["dev"]
+    assert {name_of(p) for p in wanted} <= locked
+    assert "torch==2.13.0" in lines
+
+
+def test_no_file_names_a_registry_or_this_machine() -> None:
+    files = [
+        ROOT / n for n in ("Makefile", "requirements.lock", "environment.yml", "pyproject.toml", "README.md")
+    ]
+    for file in [*files, *(ROOT / "docs").glob("*.md")]:
+        assert not re.search(r"pypi|anaconda\.org|debian\.org|--index-url", file.read_text()), file
+
+
+def test_citation_is_whole() -> None:
+    values = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert values["version"] == project()["version"]
+    assert values["references"][0]["doi"] == "10.1109/TMI.2025.3557537"

@@ -22,6 +22,8 @@ rule all:
     default_target: True
     input:
         REPORT,
+        # Named too, so that a run whose files were removed is made again although a report exists.
+        of_every_run("scores.csv"),
 
 
 onsuccess:

@@ -46,15 +46,23 @@ def presets() -> dict[str, tuple[str, Config]]:
 def demo() -> Config:
     values: dict[str, Any] = {
         "name": "demo",
-        "datasets": {"phantom": {"kind": "phantom", "size": 48, "test_patients": 6}},
+        "datasets": {
+            "phantom": {
+                "kind": "phantom",
+                "size": 48,
+                "labelled": [1, 3],
+                "train_patients": 24,
+                "test_patients": 8,
+            }
+        },
         "methods": METHODS,
         "variants": SMALL_BUDGET,
         "seeds": [0],
         "network": {"width": 8},
         "training": {
-            "iterations": 800,
-            "labelled_batch": 4,
-            "unlabelled_batch": 4,
+            "iterations": 600,
+            "labelled_batch": 8,
+            "unlabelled_batch": 8,
             "learning_rate": 0.03,
             "validate_every": 100,
             "checkpoint_every": 200,

@@ -137,12 +137,12 @@ def specialist_losses(
     logits (B, K, outputs, H, W), labels (B, K, H, W), mask (B, H, W) bool or None. The same terms as
     `cgs.engine.losses.cross_entropy_and_dice` head by head.
     """
-    log_probabilities = F.log_softmax(logits.float(), dim=2)
-    losses = -log_probabilities.gather(2, labels.unsqueeze(2)).squeeze(2)
+    logits = logits.float()
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(0, 1), reduction="none").view_as(labels)
     if mask is not None:
         losses = losses * mask.unsqueeze(1)
     entropy = losses.mean(dim=(0, 2, 3))
-    p = log_probabilities.exp()
+    p = logits.softmax(dim=2)
     values = torch.arange(logits.shape[2], device=logits.device).view(1, 1, -1, 1, 1)
     g = (labels.unsqueeze(2) == values).float()
     kept = mask[:, None, None].float() if mask is not None and dice_mask else 1.0

@@ -20,9 +20,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = None) ->
 
     logits (B, C, H, W), labels (B, H, W) integer, mask (B, H, W) bool or None. Scalar.
     """
-    # Gathered from log-softmax rather than reduced by torch's 2D kernel, whose CUDA version adds
-    # atomically and so differs from run to run.
-    losses = -F.log_softmax(logits.float(), dim=1).gather(1, labels.long().unsqueeze(1)).squeeze(1)
+    # Unreduced, then averaged: torch's reducing 2D kernel adds atomically on CUDA and differs from run to run.
+    losses = F.cross_entropy(logits.float(), labels.long(), reduction="none")
     if mask is not None:
         losses = losses * mask
     return losses.mean()

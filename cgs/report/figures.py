@@ -59,6 +59,13 @@ def style_of(method: str, methods: Sequence[str]) -> dict[str, Any]:
     return {"color": PALETTE[place % len(PALETTE)], "marker": MARKERS[place % len(MARKERS)]}
 
 
+def patients(labelled: str) -> str:
+    """'1 labelled patient', '3 labelled patients', 'all patients labelled'."""
+    if labelled == "all":
+        return "all patients labelled"
+    return f"{labelled} labelled patient{'' if labelled == '1' else 's'}"
+
+
 def svg(figure: Figure, name: str, alt: str) -> str:
     """The figure as inline SVG with an accessible name; ids are made unique by `name`."""
     buffer = io.StringIO()
@@ -106,11 +113,11 @@ def learning_curves(curves: pd.DataFrame, methods: Sequence[str], titles: dict[s
                     markevery=0.12,
                     **look,
                 )
-            ax.set_title(f"{ratio} labelled patients", fontsize=10)
+            ax.set_title(patients(ratio), fontsize=10)
             ax.set_xlabel("iteration")
         axes[0][0].set_ylabel("validation Dice (%)")
         handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncol=4, fontsize=9)
+        figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.03), ncol=4, fontsize=9)
         last = curves.sort_values("iteration").groupby(["labelled", "method"])["value"].last()
         rows = last.reset_index().to_numpy().tolist()
         ends = "; ".join(f"{titles[m]} at {r}: {100 * v:.1f}" for r, m, v in rows)
@@ -129,13 +136,13 @@ def per_target(targets: pd.DataFrame, methods: Sequence[str], titles: dict[str, 
         for ax, ratio in zip(axes[0], ratios, strict=True):
             panel = targets[targets["labelled"].isin([ratio, "all"])]
             draw_markers(ax, panel, names, methods, titles)
-            ax.set_title(f"{ratio} labelled patients", fontsize=10)
+            ax.set_title(patients(ratio), fontsize=10)
             ax.set_xlabel("test Dice (%)")
             ax.set_xlim(-3, 103)
         axes[0][0].set_yticks(range(len(names)), names)
         axes[0][0].invert_yaxis()
         handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncol=4, fontsize=9)
+        figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.03), ncol=4, fontsize=9)
         contest = targets[~targets["method"].isin(CONTROLS)].sort_values("mean").dropna(subset=["mean"])
         tops = contest.groupby(["labelled", "target"], sort=False).last().reset_index()
         rows = tops[["target", "labelled", "method", "mean"]].to_numpy().tolist()

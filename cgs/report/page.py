@@ -56,6 +56,7 @@ def render(config: Config, paths: Paths) -> Path:
         "config_json": json.dumps(config.model_dump(mode="json"), indent=1),
         "missing": [name for name, table in tables.items() if table.empty],
     }
+    page["patients"] = figures.patients
     environment = Environment(
         loader=PackageLoader("cgs.report"),
         autoescape=True,
@@ -114,14 +115,14 @@ def headline(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, 
     sentences = []
     for dataset, entry in config.datasets.items():
         for ratio in map(str, entry.labelled):
+            where = f"{dataset.capitalize()} with {figures.patients(ratio)}"
             values = 100 * cell_values(tables, dataset, ratio, config)
             methods = values[[m for m in values.index if m not in CONTROLS]]
             if methods.empty:
-                sentences.append(f"{dataset} with {ratio} labelled patients: no result yet.")
+                sentences.append(f"{where}: no result yet.")
                 continue
             best = str(methods.idxmax())
-            where = f"{dataset} with {ratio} labelled patients"
-            text = f"{where}: {titles[best]} is ahead with {methods[best]:.1f} % test Dice"
+            text = f"{where}: {titles[best]} is the best method with {methods[best]:.1f} % test Dice"
             parts = []
             if "labelled-only" in values:
                 parts.append(compared(methods[best] - values["labelled-only"], "labelled-only training"))
@@ -157,12 +158,14 @@ def main_rows(
     main, runs = tables["main"], tables["runs"]
     if main.empty:
         return {"metrics": [], "rows": []}
-    chosen = main[
+    every = main[
         (main["dataset"] == dataset)
         & main["labelled"].isin([ratio, "all"])
         & (main["convention"] == convention)
-        & (main["selection"] == config.evaluation.selections[0])
     ]
+    first, *others = config.evaluation.selections
+    chosen = every[every["selection"] == first]
+    other = every[every["selection"].isin(others) & (every["metric"] == "dice")].set_index("method")["mean"]
     metrics = list(dict.fromkeys(chosen["metric"]))
     means = chosen.pivot_table(index="method", columns="metric", values="mean", dropna=False)
     spread = chosen.pivot_table(index="method", columns="metric", values="std", dropna=False)
@@ -198,6 +201,7 @@ def main_rows(
                 "cells": cells,
                 "done": done,
                 "planned": len(own),
+                "other": shown(other.get(method, np.nan), "dice"),
                 "published": "" if np.isnan(published) else shown(published, "dice"),
                 "difference": difference(means["dice"].get(method, np.nan) - published),
                 "source": source,
@@ -206,7 +210,12 @@ def main_rows(
         )
     rows.sort(key=lambda r: r["order"])
     names = [f"{NAMES[m]} {'↓' if m in LOWER else '↑'}" for m in metrics]
-    return {"metrics": names, "rows": rows, "published": any(r["published"] for r in rows)}
+    return {
+        "metrics": names,
+        "rows": rows,
+        "other": f"Dice (%), {others[0]}" if others else "",
+        "published": any(r["published"] for r in rows),
+    }
 
 
 def difference(value: float) -> str:

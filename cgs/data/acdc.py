@@ -41,8 +41,8 @@ class Acdc(Source):
             )
         self.lists = {split: self._list(split) for split in LISTS}
         seen: dict[str, str] = {}
-        for split in ("val", "test"):
-            for case in self.lists[split]:
+        for split, names in self.lists.items():
+            for case in dict.fromkeys(name.split("_slice")[0] for name in names):
                 if case in seen:
                     raise SuiteError(
                         f"{self.folder / LISTS[split]}: {case} is also in {LISTS[seen[case]]}; remove one."
@@ -87,7 +87,7 @@ class Acdc(Source):
             raise SuiteError(
                 f"{path} has no dataset 'image' or 'label' ({error.args[0]}); fetch the file again."
             ) from None
-        except OSError as error:
+        except (OSError, RuntimeError, TypeError, ValueError) as error:  # h5py raises any of them.
             raise SuiteError(f"{path} is damaged or no HDF5 file ({error}); fetch it again.") from None
         check_pair(image, label, dimensions, len(self.targets), str(path))
         return image, label.astype(np.uint8)

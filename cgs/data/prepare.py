@@ -32,7 +32,8 @@ def prepare(name: str, dataset: AcdcConfig | PhantomConfig, folder: Path) -> Non
     with suppress(FileNotFoundError, NotADirectoryError):
         (folder / "source.json").unlink()
     source = open_source(name, dataset)
-    shutil.rmtree(folder / "cases", ignore_errors=True)  # Cases of an older list must not stay.
+    if (folder / "cases").is_dir():
+        shutil.rmtree(folder / "cases")  # Cases of an older list must not stay.
     write_slices(source, dataset.size, folder)
     write_cases(source, folder)
     write_json(folder / "audit.json", audit(folder, source.targets))

@@ -63,16 +63,21 @@ def check_pair(image: np.ndarray, label: np.ndarray, dimensions: int, targets: i
         )
     if not image.size:
         raise SuiteError(f"{where}: the image is empty; fetch this file again.")
+    if image.dtype.kind not in "biuf" or label.dtype.kind not in "biuf":
+        raise SuiteError(
+            f"{where}: image ({image.dtype}) and label ({label.dtype}) must hold real numbers; fetch this file again."
+        )
     if not np.isfinite(image).all():
         raise SuiteError(f"{where}: the image holds NaN or infinite intensities; repeat its preprocessing.")
-    if image.min() < -1e-3 or image.max() > 1 + 1e-3:
+    if image.min() < -1e-5 or image.max() > 1 + 1e-5:  # No more than rounding of float32.
         raise SuiteError(
             f"{where}: intensities lie in [{image.min():.4g}, {image.max():.4g}] but must be scaled to [0, 1] per "
             "volume; repeat its preprocessing."
         )
     values = np.unique(label)
-    if values.min() < 0 or values.max() > targets or (values != np.round(values)).any():
-        wrong = [v.item() for v in values if v < 0 or v > targets or v != round(v)]
+    wrong = values[~np.isin(values, np.arange(targets + 1))]
+    if wrong.size:
         raise SuiteError(
-            f"{where}: label values {wrong[:5]} are not among 0 to {targets}; check that the file is of this dataset."
+            f"{where}: label values {wrong[:5].tolist()} are not among 0 to {targets}; check that the file is of "
+            "this dataset."
         )

@@ -93,11 +93,11 @@ def load_slices(folder: Path) -> Slices:
         images = np.load(folder / "images.npy", mmap_mode="r")
         labels = np.load(folder / "labels.npy", mmap_mode="r")
         manifest = pd.read_csv(folder / "manifest.csv", dtype={"patient": str, "case": str, "slice": str})
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise SuiteError(
             f"The slices in {folder} cannot be read ({error}); delete the folder and prepare again."
         ) from None
-    if not len(images) == len(labels) == len(manifest):
+    if images.shape != labels.shape or len(images) != len(manifest):
         raise SuiteError(
             f"The slices in {folder} do not fit its manifest; delete the folder and prepare again."
         )
@@ -107,7 +107,12 @@ def load_slices(folder: Path) -> Slices:
 def list_cases(folder: Path, split: str) -> list[str]:
     """Names of the cases of a split ("val" or "test"), in the order of the list."""
     _complete(folder)
-    table = pd.read_csv(folder / "cases.csv", dtype={"case": str})
+    try:
+        table = pd.read_csv(folder / "cases.csv", dtype={"case": str})
+    except (OSError, ValueError) as error:
+        raise SuiteError(
+            f"The cases in {folder} cannot be read ({error}); delete the folder and prepare again."
+        ) from None
     return table.loc[table["split"] == split, "case"].tolist()
 
 
@@ -123,7 +128,7 @@ def read_case(cases: Path, case: str) -> Case:
     try:
         with np.load(path, allow_pickle=False) as file:
             image, label, spacing = file["image"], file["label"], file["spacing"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise SuiteError(
             f"{path} cannot be read ({error}); delete it and prepare the dataset again."
         ) from None

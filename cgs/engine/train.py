@@ -188,7 +188,7 @@ class Trainer:
 
     def describe_run(self, data: Path, base: str, options: dict[str, Any], module: str) -> None:
         """Complete the facts for provenance, and mark what a checkpoint must agree with."""
-        source = {k: v for k, v in read_json(data / "source.json").items() if k != "created"}
+        source = read_json(data / "source.json")
         self.facts |= {"base_method": base, "options": options, "source_digest": training_digest(module)}
         self.facts |= {
             "parameters_training": sum(p.numel() for p in trained_parameters(self.method)),

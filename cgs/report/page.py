@@ -115,14 +115,14 @@ def headline(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, 
     sentences = []
     for dataset, entry in config.datasets.items():
         for ratio in map(str, entry.labelled):
-            where = f"{dataset.capitalize()} with {figures.patients(ratio)}"
+            where = f"On {dataset} with {figures.patients(ratio)}"
             values = 100 * cell_values(tables, dataset, ratio, config)
             methods = values[[m for m in values.index if m not in CONTROLS]]
             if methods.empty:
                 sentences.append(f"{where}: no result yet.")
                 continue
             best = str(methods.idxmax())
-            text = f"{where}: {titles[best]} is the best method with {methods[best]:.1f} % test Dice"
+            text = f"{where}, {titles[best]} is the best method with {methods[best]:.1f} % test Dice"
             parts = []
             if "labelled-only" in values:
                 parts.append(compared(methods[best] - values["labelled-only"], "labelled-only training"))

@@ -26,6 +26,11 @@ rule all:
         of_every_run("scores.csv"),
 
 
+onstart:
+    # Only a real run writes the config that its jobs read: a dry run must not touch that of a running one.
+    write_text(CONFIG, yaml.safe_dump(PLAN["config"], sort_keys=False))
+
+
 onsuccess:
     print(f"\nThe report is {REPORT}")
 

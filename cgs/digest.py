@@ -19,7 +19,8 @@ def source_digest(module: str, root: Path = ROOT) -> str:
 
     The syntax trees are hashed without docstrings; comments and layout are not part of them. So a comment
     changes no digest and a changed loss changes those of the modules that use it. Imports are followed
-    statically, those inside functions too; imports for type checking alone are not.
+    statically, those inside functions too, and with a module its packages; imports for type checking alone
+    are not. The digest is the same wherever the project lies and on every version of Python.
     """
     found: dict[str, str] = {}
     waiting = [module]
@@ -32,7 +33,8 @@ def source_digest(module: str, root: Path = ROOT) -> str:
             raise SuiteError(f"The module {name} has no source file under {root}.")
         text, imported = _read(path, name)
         found[name] = text
-        waiting += [i for i in imported if i not in found and module_path(i, root)]
+        needed = (*imported, name.rpartition(".")[0])  # Importing a module runs its package's __init__ too.
+        waiting += [i for i in needed if i not in found and module_path(i, root)]
     joined = "\n".join(f"{name} {found[name]}" for name in sorted(found))
     return hashlib.sha256(joined.encode()).hexdigest()
 
@@ -58,13 +60,23 @@ def _read(path: Path, module: str) -> tuple[str, tuple[str, ...]]:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if ast.get_docstring(node, clean=False) is not None:
                 node.body = node.body[1:]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imported
+    return hashlib.sha256(_code(tree).encode()).hexdigest(), imported
+
+
+def _code(node: object) -> str:
+    """A syntax tree as text. `ast.dump` will not do: versions of Python differ in the empty fields it shows."""
+    if isinstance(node, ast.AST):
+        fields = (f"{k}={_code(v)}" for k, v in ast.iter_fields(node) if v is not None and v != [])
+        return f"{type(node).__name__}({', '.join(fields)})"
+    if isinstance(node, list):
+        return f"[{', '.join(map(_code, node))}]"
+    return repr(node)
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[str]:
     """Absolute names of what a module imports; `from a import b` gives both a and a.b."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
             for other in node.orelse:
                 yield from _imports(other, package)
         elif isinstance(node, ast.Import):

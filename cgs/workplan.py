@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import yaml
 
 from cgs.config import Config, parse_config
 from cgs.digest import source_digest
@@ -13,7 +12,6 @@ from cgs.discovery import module_of
 from cgs.engine.method import load_method, options_of
 from cgs.engine.run import training_digest
 from cgs.engine.train import INCIDENTAL
-from cgs.files import write_text
 from cgs.paths import Paths
 from cgs.plan import cells
 
@@ -22,21 +20,18 @@ def work_plan(values: dict[str, Any]) -> dict[str, Any]:
     """Check a config and list its work as plain JSON values.
 
     Every dataset and run carries the parameters and the source digest that its result depends on: a job is
-    repeated when one of them changes, and only then. Writes the resolved config to results/<name>/config.yaml.
+    repeated when one of them changes, and only then.
     Raises SuiteError with one sentence before any job starts.
     """
     config = parse_config(values)
-    paths = Paths(config.name)
     dump = config.model_dump(mode="json")
-    text = yaml.safe_dump(dump, sort_keys=False)
-    if not paths.resolved_config.is_file() or paths.resolved_config.read_text(encoding="utf-8") != text:
-        write_text(paths.resolved_config, text)
     cuda = config.training.device.startswith("cuda") or (
         config.training.device == "auto" and torch.cuda.is_available()
     )
     return {
         "name": config.name,
-        "config_file": str(paths.resolved_config),
+        "config": dump,
+        "config_file": str(Paths(config.name).resolved_config),
         "device": "cuda" if cuda else "cpu",
         "threads": config.training.threads,
         "datasets": {name: data_plan(name, dump) for name in config.datasets},

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from cgs.__main__ import main
-from cgs.config import load_config, parse_config
+from cgs.config import load_config, parse_config, training_patients
 from cgs.discovery import ROOT
 from cgs.engine.method import load_method, options_of
 from cgs.errors import SuiteError
@@ -120,8 +119,8 @@ def test_work_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = work_plan(GOOD)
     assert json.loads(json.dumps(plan)) == plan
     assert len(plan["runs"]) == 1 * 3 + 3
-    resolved = yaml.safe_load((tmp_path / plan["config_file"]).read_text())
-    assert parse_config(resolved) == parse_config(GOOD)
+    assert parse_config(plan["config"]) == parse_config(GOOD)
+    assert not list(tmp_path.iterdir()), "planning must not touch the config of a run in progress"
     other = work_plan({**GOOD, "training": {"log_every": 7}})
     assert [r["params"] for r in other["runs"]] == [r["params"] for r in plan["runs"]]
     other = work_plan({**GOOD, "training": {"momentum": 0.5}})
@@ -156,4 +155,5 @@ def test_the_command_line_prints_a_sentence_and_exits_with_1(capsys: pytest.Capt
     assert "no dataset 'phantm'; did you mean 'phantom'?" in capsys.readouterr().err
     arguments[1] = "99"
     assert main(["train", "--config", demo, "--dataset", "phantom", *arguments]) == 1
-    assert "--labelled 99: give a number of patients from 1 to 20" in capsys.readouterr().err
+    most = training_patients(load_config(demo).datasets["phantom"])
+    assert f"--labelled 99: give a number of patients from 1 to {most}, or all." in capsys.readouterr().err

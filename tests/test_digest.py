@@ -64,6 +64,34 @@ def test_imports_inside_functions_and_relative_ones_count(tree: Path) -> None:
     }
 
 
+def test_the_packages_of_a_module_count(tree: Path) -> None:
+    baselines = {"baselines.first", "baselines.second", "baselines.third"}
+    assert changed(tree, "cgs/__init__.py", '"""Package."""', "VALUE = 1") == {
+        "cgs.losses",
+        "baselines.first",
+    }
+    (tree / "baselines" / "__init__.py").write_text("VALUE = 1\n")
+    assert changed(tree, "baselines/__init__.py", "VALUE = 1", "VALUE = 2") == baselines
+
+
+def test_what_is_imported_outside_type_checking_counts(tree: Path) -> None:
+    changed(tree, "baselines/first.py", "if TYPE_CHECKING:", "if not TYPE_CHECKING:")
+    assert changed(tree, "cgs/config.py", "VALUE = 1", "VALUE = 2") == {"baselines.first"}
+
+
+def test_every_python_gives_the_same_digest(tmp_path: Path) -> None:
+    """The value is the same on Python 3.11 to 3.13, whose own dumps of this tree differ."""
+    (tmp_path / "cgs").mkdir()
+    (tmp_path / "cgs" / "odd.py").write_text(
+        "class A:\n    x: int = 0\n\n    async def f(self, /, *a, k=None, **b):\n"
+        "        return f\"{a!r:>3} {b['x']}\", {**b}, [None, ..., 1j, 0.1], lambda: ()\n"
+    )
+    assert (
+        source_digest("cgs.odd", tmp_path)
+        == "1043439f140ba39fff8b72b48095d6d0690f551b4e08564811ca07a4018d027c"
+    )
+
+
 def test_what_is_imported_for_types_alone_does_not_count(tree: Path) -> None:
     assert changed(tree, "cgs/config.py", "VALUE = 1", "VALUE = 2") == set()
     assert changed(tree, "cgs/unused.py", "VALUE = 1", "VALUE = 2") == set()

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import yaml
+from conftest import small_config
 
 from cgs.discovery import ROOT
-from conftest import small_config
 
 
 def start(folder: Path) -> subprocess.Popen[str]:

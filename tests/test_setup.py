@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import tomllib
+from importlib.metadata import PackageNotFoundError, requires
 
 import yaml
+from packaging.requirements import Requirement
 
 from cgs.discovery import ROOT
 
@@ -34,6 +36,26 @@ def test_the_lock_holds_every_package_exactly() -> None:
     wanted = project()["dependencies"] + project()["optional-dependencies"]["dev"]
     assert {name_of(p) for p in wanted} <= locked
     assert "torch==2.13.0" in lines
+
+
+def test_the_lock_holds_what_the_packages_need_in_turn() -> None:
+    """On every Python that the Makefile accepts. CUDA's packages come with the torch of a GPU machine alone."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    locked = {name_of(x) for x in lines if x and not x.startswith("#")}
+    for python in ("3.11", "3.12", "3.13"):
+        here = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
+        needed, waiting = set(), [*project()["dependencies"], *project()["optional-dependencies"]["dev"]]
+        while waiting:
+            name = name_of(waiting.pop())
+            if name in needed or name.startswith(("nvidia-", "cuda-", "triton")):
+                continue
+            needed.add(name)
+            try:
+                below = map(Requirement, requires(name) or [])
+            except PackageNotFoundError:  # Needed on another Python only: the lock must name it all the same.
+                continue
+            waiting += [r.name for r in below if r.marker is None or r.marker.evaluate(here)]
+        assert needed <= locked, f"Python {python}: {sorted(needed - locked)}"
 
 
 def test_no_file_names_a_registry_or_this_machine() -> None:

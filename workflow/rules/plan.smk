@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
+from cgs.files import write_text
+
 
 envvars:
     "PATH",

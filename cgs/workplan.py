@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from cgs.discovery import module_of
 from cgs.engine.method import load_method, options_of
 from cgs.engine.run import training_digest
 from cgs.engine.train import INCIDENTAL
+from cgs.errors import SuiteError
 from cgs.paths import Paths
 from cgs.plan import cells
 
@@ -24,6 +27,8 @@ def work_plan(values: dict[str, Any]) -> dict[str, Any]:
     Raises SuiteError with one sentence before any job starts.
     """
     config = parse_config(values)
+    for folder in (Paths(config.name).root, Paths(config.name).report.parent):
+        check_writable(folder)
     dump = config.model_dump(mode="json")
     cuda = config.training.device.startswith("cuda") or (
         config.training.device == "auto" and torch.cuda.is_available()
@@ -45,6 +50,17 @@ def work_plan(values: dict[str, Any]) -> dict[str, Any]:
         "evaluation": dump["evaluation"],
         "report_params": {"report": dump["report"], "reference": config.reference},
     }
+
+
+def check_writable(folder: Path) -> None:
+    """Raise SuiteError with one sentence unless `folder` exists, or could be made, and can be written."""
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise SuiteError(
+            f"{existing} is no folder that can be written; mend that, or start in another folder."
+        )
 
 
 def data_plan(name: str, dump: dict[str, Any]) -> dict[str, Any]:

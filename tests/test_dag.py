@@ -15,6 +15,8 @@ import yaml
 from conftest import small_config
 
 from cgs.discovery import ROOT
+from cgs.errors import SuiteError
+from cgs.workplan import work_plan
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +140,16 @@ def test_missing_data_is_one_sentence(project: Path) -> None:
     assert done.returncode == 1
     assert "The dataset acdc is not at nowhere; give the folder" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("place", ["results", "results/blocked", "reports"])
+def test_an_unwritable_folder_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Snakemake itself would end with a traceback when it scans such a folder."""
+    monkeypatch.chdir(tmp_path)
+    Path(place).parent.mkdir(exist_ok=True)
+    Path(place).write_text("a file where a folder should be")
+    values = small_config(name="blocked").model_dump(mode="json")
+    with pytest.raises(SuiteError, match=f"^{place} is no folder that can be written"):
+        work_plan(values)

@@ -6,24 +6,11 @@ from `labelled-only` in nothing but the labels it may see.
 
 from __future__ import annotations
 
-from functools import cached_property
-
-from torch import Tensor
-
-from cgs.engine.losses import supervised
-from cgs.engine.method import Method, Progress
-from cgs.engine.views import Batch, ViewSpec
+from baselines.labelled_only import LabelledOnly
 
 
-class FullySupervised(Method):
+class FullySupervised(LabelledOnly):
     """Supervised training with every label."""
 
     title = "Fully supervised"
     reference = "control"
-
-    @cached_property
-    def views(self) -> ViewSpec:
-        return ViewSpec(unlabelled=False)
-
-    def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        return {"supervised": supervised(self.nets["student"](batch.labelled.weak), batch.labels)}

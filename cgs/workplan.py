@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from cgs.config import Config, parse_config
 from cgs.digest import source_digest
-from cgs.discovery import module_of
+from cgs.discovery import ROOT, module_of
 from cgs.engine.method import load_method, options_of
 from cgs.engine.run import training_digest
 from cgs.engine.train import INCIDENTAL
@@ -45,11 +46,17 @@ def work_plan(values: dict[str, Any]) -> dict[str, Any]:
             "predict": source_digest("cgs.evaluation.predict"),
             "evaluate": source_digest("cgs.evaluation.score"),
             "tables": source_digest("cgs.analysis.tables"),
-            "report": source_digest("cgs.report.page"),
+            "report": source_digest("cgs.report.page") + templates_digest(),
         },
         "evaluation": dump["evaluation"],
         "report_params": {"report": dump["report"], "reference": config.reference},
     }
+
+
+def templates_digest() -> str:
+    """Digest of the report's templates, which no import names."""
+    files = sorted((ROOT / "cgs" / "report" / "templates").iterdir())
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def check_writable(folder: Path) -> None:

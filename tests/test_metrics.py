@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def compare(a: np.ndarray, b: np.ndarray, spacing: tuple[float, ...], tolerance:
     assert distances.assd == pytest.approx(medpy.assd(a, b, voxelspacing=spacing), **close)
 
 
-SHAPES = [(1, 9, 7), (5, 8, 6), (3, 1, 11), (6, 12, 10)]
+SHAPES = [(1, 9, 7), (5, 8, 6), (3, 1, 11), (6, 12, 10), (9, 13)]
 
 
 @pytest.mark.parametrize("per_point", [0, 8, 10**9])
@@ -65,7 +66,7 @@ def test_equal_to_medpy_at_unit_spacing(monkeypatch: pytest.MonkeyPatch, per_poi
     rng = np.random.default_rng(per_point)
     for number in range(700):
         shape = SHAPES[number % len(SHAPES)]
-        compare(blobs(rng, shape), blobs(rng, shape), (1.0, 1.0, 1.0), 1e-12)
+        compare(blobs(rng, shape), blobs(rng, shape), (1.0,) * len(shape), 1e-12)
 
 
 @pytest.mark.parametrize("per_point", [0, 8, 10**9])
@@ -74,7 +75,7 @@ def test_equal_to_medpy_with_anisotropic_spacing(monkeypatch: pytest.MonkeyPatch
     rng = np.random.default_rng(per_point + 1)
     for number in range(300):
         shape = SHAPES[number % len(SHAPES)]
-        spacing = tuple(rng.uniform(0.3, 10, 3))
+        spacing = tuple(rng.uniform(0.3, 10, len(shape)))
         compare(blobs(rng, shape), blobs(rng, shape), spacing, 1e-6)
 
 
@@ -107,6 +108,74 @@ def test_several_targets_at_once_equal_one_at_a_time() -> None:
         alone = score_volume((a == k).astype(np.uint8), (b == k).astype(np.uint8), 2, (2.0, 1.0, 1.5), 1.0)
         assert together["field"][k - 1] == alone["field"][0]
         assert together["strict"][k - 1] == alone["strict"][0]
+
+
+def test_targets_of_a_volume_equal_medpy_on_the_whole_volume() -> None:
+    """Through the boxes and both conventions: neither the crop nor the neighbouring targets change a number."""
+    rng = np.random.default_rng(7)
+    spacing = (4.0, 1.5, 0.7)
+    for _ in range(60):
+        a, b = np.zeros((2, 6, 20, 18), np.uint8)
+        for label in (1, 2, 3):
+            for volume in (a, b):
+                z, y, x = (int(rng.integers(n - 3)) for n in a.shape)
+                volume[z : z + 4, y : y + 9, x : x + 9] = label
+        scores = score_volume(a, b, 5, spacing, 1.0)
+        for label in (1, 2, 3, 4):
+            p, r = a == label, b == label
+            field, strict = scores["field"][label - 1], scores["strict"][label - 1]
+            if not (p.any() and r.any()):
+                assert field == {"dice": 0, "jaccard": 0, "hd95": 50, "asd": 10}
+                continue
+            for measured, expected in (
+                (field["dice"], medpy.dc(p, r)),
+                (field["jaccard"], medpy.jc(p, r)),
+                (field["hd95"], medpy.hd95(p, r)),
+                (field["asd"], medpy.asd(p, r)),
+                (strict["dice"], field["dice"]),
+                (strict["jaccard"], field["jaccard"]),
+                (strict["assd"], medpy.assd(p, r, voxelspacing=spacing)),
+            ):
+                assert measured == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def test_noise_goes_by_the_transform_and_hearts_by_the_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+    transform, tree = metrics.ndimage.distance_transform_edt, metrics._nearest
+    monkeypatch.setattr(
+        metrics.ndimage,
+        "distance_transform_edt",
+        lambda *a, **k: used.append("transform") or transform(*a, **k),
+    )
+    monkeypatch.setattr(metrics, "_nearest", lambda *a: used.append("tree") or tree(*a))
+    rng = np.random.default_rng(0)
+    noise = rng.random((2, 8, 30, 30)) < 0.3
+    list(surface_distances(noise[0], noise[1], [(1.0, 1.0, 1.0)]))
+    boxes_of = np.zeros((2, 8, 30, 30), bool)
+    boxes_of[0, :, 2:28, 2:27] = boxes_of[1, :, 2:28, 2:28] = True
+    list(surface_distances(boxes_of[0], boxes_of[1], [(1.0, 1.0, 1.0)]))
+    assert used == ["transform", "transform", "tree", "tree"]
+
+
+@pytest.mark.parametrize("per_point", [0, 10**9])
+def test_nsd_counts_a_distance_of_exactly_the_tolerance(
+    monkeypatch: pytest.MonkeyPatch, per_point: int
+) -> None:
+    """Against exact fractions, with spacings of tenths of a millimetre that floating point does not hold."""
+    monkeypatch.setattr(metrics, "VOXELS_PER_POINT", per_point)
+    rng = np.random.default_rng(11)
+    spacing, tolerance = (Fraction(7, 10), Fraction(4, 10), Fraction(3, 10)), Fraction(12, 10)
+    exactly = 0
+    for _ in range(25):
+        a, b = blobs(rng, (4, 9, 9)), blobs(rng, (4, 9, 9))
+        tenths = [np.argwhere(metrics.surface(m)) * np.array([10 * s for s in spacing], int) for m in (a, b)]
+        squares = ((tenths[0][:, None] - tenths[1][None]) ** 2).sum(-1)
+        nearest = np.hstack((squares.min(1), squares.min(0)))
+        limit = int((10 * tolerance) ** 2)
+        exactly += int((nearest == limit).sum())
+        scores = score_volume(a.astype(np.uint8), b.astype(np.uint8), 2, (0.7, 0.4, 0.3), float(tolerance))
+        assert scores["strict"][0]["nsd"] == (nearest <= limit).sum() / nearest.size
+    assert exactly > 50, "the case is not put to the test"
 
 
 def test_strict_by_brute_force() -> None:
@@ -150,7 +219,12 @@ def test_unknown_spacing_gives_no_millimetres() -> None:
     a, b = rng.integers(0, 2, (2, 3, 5, 5)).astype(np.uint8)
     scores = score_volume(a, b, 2, None, 1.0)
     assert all(np.isnan(scores["strict"][0][m]) for m in ("hd95", "assd", "nsd"))
-    assert np.isfinite(scores["strict"][0]["dice"])
+    assert scores["strict"][0]["dice"] == scores["field"][0]["dice"]
+    empty = np.zeros_like(a)
+    for prediction, reference in ((empty, a), (empty, empty)):
+        strict = score_volume(prediction, reference, 2, None, 1.0)["strict"][0]
+        assert all(np.isnan(strict[m]) for m in ("hd95", "assd", "nsd")), "nor where a mask is empty"
+        assert strict["dice"] == float(not reference.any())
     assert all(np.isfinite(v) for v in scores["field"][0].values())
 
 

@@ -156,7 +156,7 @@ def test_means_by_hand() -> None:
     assert row["mean"] == pytest.approx(0.45)
     assert row["std"] == pytest.approx(np.std([0.6, 0.3], ddof=1))
     assert (row["seeds"], row["patients"], row["failed"]) == (2, 2, 1)
-    targets = targets_table(scores).set_index("target")["mean"]
+    targets = targets_table(scores, runs).set_index("target")["mean"]
     assert targets.to_dict() == pytest.approx({"x": 0.2, "y": 0.7})
     scores.loc[0, "value"] = np.nan
     by = ["method", "metric"]
@@ -192,7 +192,7 @@ def test_failed_and_missing_runs_are_shown(copy: Paths) -> None:
     shutil.rmtree(run_of(missing, copy))
     page = page_of(config_of(), copy)
     assert "8 of 10 trainings complete" in page
-    assert page.count("1 of 2") == 4
+    assert page.count(">1 of 2<") == 4
     assert "CGS, seed 0 failed: The loss is nan &lt;b&gt;&amp;" in page
     assert "CGS, seed 1 has no result" in page
     runs = pd.read_csv(copy.tables / "runs.csv", dtype={"labelled": str})

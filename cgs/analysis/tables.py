@@ -42,13 +42,13 @@ MAIN = [
 def write_tables(config: Config, paths: Paths) -> None:
     """Write results/<config>/tables/: main, targets, scores, runs, curves, audits, overlays, provenance."""
     planned = cells(config)
-    runs = runs_table(planned, paths)
-    scores = gather_scores(planned, paths)
+    scores, unscored = whole_runs(gather_scores(planned, paths), planned, paths)
+    runs = runs_table(planned, unscored, paths)
     for name, table in {
         "runs": runs,
         "scores": scores,
         "main": main_table(config, scores, runs),
-        "targets": targets_table(scores),
+        "targets": targets_table(scores, runs),
         "curves": curves_table(planned, paths),
     }.items():
         with atomic_path(paths.tables / f"{name}.csv") as temporary:
@@ -74,8 +74,11 @@ def facts_of(cell: Cell, paths: Paths) -> dict[str, Any]:
         return {}
 
 
-def runs_table(planned: list[Cell], paths: Paths) -> pd.DataFrame:
-    """A row for every planned training, whatever became of it."""
+def runs_table(planned: list[Cell], unscored: dict[Cell, str], paths: Paths) -> pd.DataFrame:
+    """A row for every planned training, whatever became of it.
+
+    A run of `unscored` was trained but has no scores to average, so it counts as missing, with its sentence.
+    """
     rows = []
     for cell in planned:
         facts = facts_of(cell, paths)
@@ -87,8 +90,9 @@ def runs_table(planned: list[Cell], paths: Paths) -> pd.DataFrame:
                 "labelled": cell.labelled,
                 "method": cell.method,
                 "seed": cell.seed,
-                "status": facts.get("status", "missing"),
-                "sentence": read_json(failure)["sentence"] if failure.is_file() else "",
+                "status": "missing" if cell in unscored else facts.get("status", "missing"),
+                "sentence": unscored.get(cell)
+                or (read_json(failure)["sentence"] if failure.is_file() else ""),
                 "last_validation_dice": validations[-1] if validations else np.nan,
                 **{
                     key: facts.get(key, np.nan)
@@ -110,11 +114,11 @@ def runs_table(planned: list[Cell], paths: Paths) -> pd.DataFrame:
 
 
 def gather_scores(planned: list[Cell], paths: Paths) -> pd.DataFrame:
-    """The scores of all runs."""
+    """The scores of all complete runs. What an earlier training left beside a failed one is not read."""
     tables = [pd.DataFrame(columns=list(COLUMNS))]
     for cell in planned:
         file = folder_of(cell, paths) / "scores.csv"
-        if not file.is_file():
+        if not file.is_file() or facts_of(cell, paths).get("status") != "complete":
             continue
         try:
             table = pd.read_csv(file, dtype=TEXT)
@@ -131,6 +135,31 @@ def gather_scores(planned: list[Cell], paths: Paths) -> pd.DataFrame:
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
+def whole_runs(
+    scores: pd.DataFrame, planned: list[Cell], paths: Paths
+) -> tuple[pd.DataFrame, dict[Cell, str]]:
+    """The scores of the runs that are scored whole, and a sentence for every other trained run.
+
+    A run is whole when it has every score that any run of its dataset has: means over different cases must
+    not be compared, nor averaged over seeds.
+    """
+    of_run = ["dataset", "labelled", "method", "seed"]
+    counts = scores.groupby(of_run).size().to_dict()
+    unique = scores.drop_duplicates(["dataset", "selection", "case", "target", "convention", "metric"])
+    expected = unique.groupby("dataset").size().to_dict()
+    sentences = {}
+    for cell in planned:
+        found = counts.get((cell.dataset, cell.labelled, cell.method, cell.seed), 0)
+        wanted = expected.get(cell.dataset, 0)
+        if facts_of(cell, paths).get("status") != "complete" or 0 < found == wanted:
+            continue
+        lacking = f"{wanted - found} of the {wanted} scores" if found else "the scores"
+        sentences[cell] = f"It was trained, but {lacking} are missing; evaluate it again."
+    partial = {(c.dataset, c.labelled, c.method, c.seed) for c in sentences}
+    keep = [key not in partial for key in scores[of_run].itertuples(index=False, name=None)]
+    return scores[np.array(keep, dtype=bool)], sentences
+
+
 def seed_means(scores: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Mean over cases, then over targets, for every seed. A mean over a NaN is NaN, not the mean of the rest."""
     keys = [*by, "seed"]
@@ -142,7 +171,10 @@ def seed_means(scores: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 def over_seeds(seeds: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Mean and standard deviation (n - 1; empty with one seed) over seeds, and their number."""
     grouped = seeds.groupby(by, sort=False)["value"]
-    table = grouped.agg(mean=lambda v: v.mean(skipna=False), std=lambda v: v.std(skipna=False), seeds="size")
+    with np.errstate(invalid="ignore"):  # An infinite score has no deviation; the page shows a dash.
+        table = grouped.agg(
+            mean=lambda v: v.mean(skipna=False), std=lambda v: v.std(skipna=False), seeds="size"
+        )
     return table.reset_index()
 
 
@@ -152,9 +184,7 @@ def main_table(config: Config, scores: pd.DataFrame, runs: pd.DataFrame) -> pd.D
         return pd.DataFrame(columns=MAIN)
     table = over_seeds(seed_means(scores, GROUP), GROUP)
     patients = scores.groupby(GROUP, sort=False)["patient"].nunique().rename("patients").reset_index()
-    bad = runs.assign(failed=runs["status"] != "complete")
-    failed = bad.groupby(["dataset", "labelled", "method"], sort=False)["failed"].sum().reset_index()
-    table = table.merge(patients, on=GROUP).merge(failed, on=["dataset", "labelled", "method"])
+    table = with_failed(table.merge(patients, on=GROUP), runs)
     # The intervals over patients come with the statistics.
     table["ci_low"] = table["ci_high"] = np.nan
     known = [
@@ -166,12 +196,19 @@ def main_table(config: Config, scores: pd.DataFrame, runs: pd.DataFrame) -> pd.D
     return table[MAIN]
 
 
-def targets_table(scores: pd.DataFrame) -> pd.DataFrame:
+def targets_table(scores: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """The same for every target alone."""
     by = [*GROUP, "target"]
     if scores.empty:
-        return pd.DataFrame(columns=[*by, "mean", "std", "seeds"])
-    return over_seeds(seed_means(scores, by), by)
+        return pd.DataFrame(columns=[*by, "mean", "std", "seeds", "failed"])
+    return with_failed(over_seeds(seed_means(scores, by), by), runs)
+
+
+def with_failed(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """`table` with the number of planned runs of each cell that are not in its means."""
+    keys = ["dataset", "labelled", "method"]
+    bad = runs.assign(failed=runs["status"] != "complete")
+    return table.merge(bad.groupby(keys, sort=False)["failed"].sum().reset_index(), on=keys)
 
 
 def read_log(cell: Cell, paths: Paths) -> Iterator[dict[str, Any]]:

@@ -51,7 +51,7 @@ def lease(training: TrainingConfig) -> Iterator[torch.device]:
     )
 
 
-def prepare_torch(training: TrainingConfig, device: torch.device) -> None:
+def prepare_torch(training: TrainingConfig) -> None:
     """Set threads, determinism and the arithmetic of matrix products for this process."""
     torch.set_num_threads(training.threads)
     if training.deterministic:

@@ -100,7 +100,7 @@ def train(
     try:
         with lease(config.training) as device:
             facts["device"] = describe(device)
-            prepare_torch(config.training, device)
+            prepare_torch(config.training)
             Trainer(config, cell, paths, device, facts).run(show)
     except Interrupted:
         raise
@@ -245,6 +245,7 @@ class Trainer:
             if self.done % self.training.validate_every == 0 or self.done == begin + length:
                 self.validate(display)
             if signals or self.done % self.training.checkpoint_every == 0 or self.done == begin + length:
+                self.finite(terms)  # A state that went wrong must not replace the last good one.
                 self.save()
             if signals:
                 raise Interrupted(signals[0], self.done)
@@ -272,15 +273,20 @@ class Trainer:
             average.update(progress.iteration)
         return {name: term.detach() for name, term in terms.items()}
 
-    def log_terms(self, terms: dict[str, Tensor], display: Display) -> None:
-        """Log the latest loss; the only place in the loop that waits for the device. Stop if not finite."""
+    def finite(self, terms: dict[str, Tensor]) -> dict[str, float]:
+        """The terms as numbers; waits for the device. Raises SuiteError where their sum is not finite."""
         values = dict(zip(terms, torch.stack([t.float() for t in terms.values()]).tolist(), strict=True))
-        loss = sum(values.values())
-        if not np.isfinite(loss):
+        if not np.isfinite(sum(values.values())):
             raise SuiteError(
-                f"The loss is {loss} at iteration {self.done} ({values}); lower training.learning_rate, or use "
-                "float32. The last good state is in last.ckpt."
+                f"The loss is {sum(values.values())} at iteration {self.done} ({values}); lower "
+                "training.learning_rate, or use float32. The last good state is in last.ckpt."
             )
+        return values
+
+    def log_terms(self, terms: dict[str, Tensor], display: Display) -> None:
+        """Log the latest loss."""
+        values = self.finite(terms)
+        loss = sum(values.values())
         rate = self.optimiser.param_groups[0]["lr"]
         self.log.write(
             {

@@ -2,12 +2,16 @@
 
 `field` is what the literature reports: voxel units whatever the spacing, HD95 pooled over both directions, ASD
 from prediction to reference only, and (Dice, Jaccard, HD95, ASD) = (0, 0, 50, 10) where the prediction or the
-reference is empty, both empty included.
+reference is empty. That includes both empty: a target rightly left out scores as the worst.
 
-`strict` is in millimetres: HD95 is the larger of the two directed percentiles, ASSD is symmetric, NSD is the share
-of both surfaces within a stated tolerance. A target that both lack is a perfect result (Dice, Jaccard, NSD 1;
-distances 0); one that only one of them has is the worst (0; distances the diagonal of the volume). Where
-the spacing is unknown, distances and NSD are NaN rather than a guess.
+`strict` is in millimetres: HD95 is the larger of the two directed 95th percentiles; ASSD is the mean over the surface
+voxels of both directions; NSD (normalised surface Dice) is the share of the surface voxels of both masks that lie
+at most a stated tolerance from the other surface. A target that both lack is a perfect result (Dice, Jaccard, NSD 1;
+distances 0); one that only one of them has is the worst (Dice, Jaccard, NSD 0; both distances the diagonal
+of the volume, which is finite, so that a mean over cases exists). Where the spacing is unknown, HD95, ASSD and NSD
+are NaN for every target rather than a guess; their rows stay, so that they are seen to be missing.
+
+A surface voxel is one of the mask that has a face neighbour outside it; the edge of the volume counts as outside.
 """
 
 from __future__ import annotations
@@ -52,12 +56,13 @@ def score_volume(
     prediction: np.ndarray,
     reference: np.ndarray,
     classes: int,
-    spacing: tuple[float, float, float] | None,
+    spacing: tuple[float, ...] | None,
     tolerance: float,
 ) -> dict[str, list[Scores]]:
     """Scores of targets 1..K by both conventions: {"field": [...], "strict": [...]}.
 
-    prediction and reference (D, H, W) integer in 0..K; spacing in mm or None; tolerance of the NSD in mm.
+    prediction and reference (D, H, W) or (H, W), integer, of the same shape, labels in 0..K; `classes` is K + 1;
+    spacing in mm per axis, or None where unknown; tolerance of the NSD in mm.
     """
     result: dict[str, list[Scores]] = {"field": [], "strict": []}
     unit = (1.0,) * prediction.ndim

@@ -15,7 +15,10 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 VOXELS_PER_POINT = 8
-"""A tree of surface points wins while the box holds this many voxels per surface point; else a transform."""
+"""A tree of surface points wins while the box holds this many voxels per point to be searched; else a transform.
+
+Measured: hearts at 10 to 150 are up to 18 times faster by the tree; noise at 20 is even.
+"""
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,18 @@ class Distances:
         return float(np.hstack((self.to_reference, self.to_prediction)).mean())
 
     def nsd(self, tolerance: float) -> float:
-        """Share of both surfaces' voxels that lie within `tolerance` of the other surface."""
-        near = (self.to_reference <= tolerance).sum() + (self.to_prediction <= tolerance).sum()
+        """Share of both surfaces' voxels, counted together, that lie at most `tolerance` from the other surface."""
+        # 5 voxels of 0.4 mm are 2.0000000000000004 mm in floating point, and within 2 mm all the same.
+        most = tolerance * (1 + 1e-9)
+        near = (self.to_reference <= most).sum() + (self.to_prediction <= most).sum()
         return float(near / (len(self.to_reference) + len(self.to_prediction)))
 
 
 def overlaps(prediction: np.ndarray, reference: np.ndarray, classes: int) -> list[Overlap]:
-    """Overlap of targets 1..K of two label volumes of the same shape with labels in 0..K."""
+    """Overlap of targets 1..K of two integer label volumes of the same shape; `classes` is K + 1.
+
+    Labels must lie in 0..K: one outside would be counted as another.
+    """
     joint = reference.ravel().astype(np.int64) * classes + prediction.ravel()
     table = np.bincount(joint, minlength=classes * classes).reshape(classes, classes)
     in_prediction, in_reference = table.sum(0), table.sum(1)
@@ -109,10 +117,11 @@ def surface(mask: np.ndarray) -> np.ndarray:
 def surface_distances(
     prediction: np.ndarray, reference: np.ndarray, spacings: list[tuple[float, ...]]
 ) -> Iterator[Distances]:
-    """Distances between the surfaces of two masks (bool, none empty), one result per spacing.
+    """Distances between the surfaces of two masks (bool, same shape, none empty), one result per spacing.
 
-    Both masks must be cropped to their union bounding box; nothing outside it can be a surface. The nearest
-    point is found with a tree of surface points, or a distance transform where the surfaces fill the box.
+    The masks are best cropped to their union bounding box: nothing outside it is a surface, and what touches its
+    edge is one, as at the edge of the volume (medpy's rule). The nearest point is found with a tree of surface
+    points, or with a distance transform where the surfaces fill the box.
     """
     first, second = surface(prediction), surface(reference)
     a, b = np.argwhere(first), np.argwhere(second)

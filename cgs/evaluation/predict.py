@@ -53,7 +53,7 @@ def predict(config: Config, cell: Cell, paths: Paths) -> None:
     predictions: dict[str, np.ndarray] = {}
     if read_json(folder / "provenance.json")["status"] == "complete":
         with lease(config.training) as device:
-            prepare_torch(config.training, device)
+            prepare_torch(config.training)
             predictions = predict_cases(config, cell, paths, device)
     with atomic_path(folder / "predictions.npz") as temporary:
         np.savez_compressed(temporary, allow_pickle=False, **predictions)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Collection, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,66 +34,93 @@ COLUMNS = (
     "value",
 )
 
+# What reading a damaged .npz was seen to raise, over every change of every byte of one.
+DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+)
 
-def score_run(data: Path, run: Path, evaluation: EvaluationConfig, cell: Cell) -> None:
+Row = tuple[str, str, str, float]
+
+
+def score_run(
+    dataset_folder: Path, run_folder: Path, evaluation: EvaluationConfig, cell: Cell, processes: int = 1
+) -> None:
     """Write `scores.csv` of a run, one value a row. A run that failed has a header and no rows.
 
+    Dice, Jaccard and NSD are fractions; distances voxels (field) or mm (strict); a value that needs an unknown
+    spacing is empty. `processes` score that many cases at once; the file is the same.
     Raises SuiteError with one sentence when the predictions are missing, damaged or do not fit the cases.
     """
     rows: list[tuple[object, ...]] = []
-    if read_json(run / "provenance.json")["status"] == "complete":
-        predictions = load_predictions(run / "predictions.npz")
-        targets = read_json(data / "source.json")["targets"]
-        patients = pd.read_csv(data / "cases.csv", dtype=str).set_index("case")["patient"]
-        for selection in evaluation.selections:
-            for case in list_cases(data, "test"):
-                prefix = (
-                    cell.dataset,
-                    cell.labelled,
-                    cell.method,
-                    cell.seed,
-                    selection,
-                    case,
-                    patients[case],
-                )
-                prediction = predictions.get(f"{selection}/{case}")
-                for scored in score_case(data, case, prediction, targets, evaluation, run):
-                    rows.append((*prefix, *scored))
-    with atomic_path(run / "scores.csv") as temporary:
+    if read_json(run_folder / "provenance.json")["status"] == "complete":
+        cases = list_cases(dataset_folder, "test")
+        patients = pd.read_csv(dataset_folder / "cases.csv", dtype=str).set_index("case")["patient"]
+        todo = [(selection, case) for selection in evaluation.selections for case in cases]
+        for (selection, case), scores in zip(
+            todo, _score_all(dataset_folder, run_folder, evaluation, todo, processes), strict=True
+        ):
+            run = (cell.dataset, cell.labelled, cell.method, cell.seed, selection, case, patients[case])
+            rows += [(*run, *score) for score in scores]
+    with atomic_path(run_folder / "scores.csv") as temporary:
         pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(temporary, index=False)
 
 
-def load_predictions(path: Path) -> dict[str, np.ndarray]:
-    """`<selection>/<case>` to label volumes."""
+def _score_all(
+    data: Path, run: Path, evaluation: EvaluationConfig, todo: Sequence[tuple[str, str]], processes: int
+) -> list[list[Row]]:
+    """The scores of each (selection, case), in order."""
+    work = partial(score_case, data, run, evaluation)
+    if processes == 1:
+        return [work(*item) for item in todo]
+    with ProcessPoolExecutor(processes) as pool:
+        return list(pool.map(work, *zip(*todo, strict=True)))
+
+
+def load_predictions(path: Path, keys: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """`<selection>/<case>` to label volumes (D, H, W): all of the file, or those of `keys` that it holds."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
+            return {key: file[key] for key in file.files if keys is None or key in keys}
     except FileNotFoundError:
         raise SuiteError(f"{path} does not exist; predict the run first.") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise SuiteError(f"{path} is damaged ({error}); delete it and predict the run again.") from None
 
 
-def score_case(
-    data: Path,
-    case: str,
-    prediction: np.ndarray | None,
-    targets: list[str],
-    evaluation: EvaluationConfig,
-    run: Path,
-) -> Iterator[tuple[str, str, str, float]]:
-    """(target, convention, metric, value) of one case."""
+def score_case(data: Path, run: Path, evaluation: EvaluationConfig, selection: str, case: str) -> list[Row]:
+    """(target, convention, metric, value) of one case by every convention of `evaluation`."""
+    targets: list[str] = read_json(data / "source.json")["targets"]
     known = load_case(data, case)
+    key, path = f"{selection}/{case}", run / "predictions.npz"
+    prediction = load_predictions(path, [key]).get(key)
     if prediction is None:
-        raise SuiteError(f"{run / 'predictions.npz'} lacks the case {case}; predict the run again.")
-    if prediction.shape != known.label.shape or prediction.max(initial=0) > len(targets):
+        raise SuiteError(f"{path} lacks the case {case} ({selection}); predict the run again.")
+    if prediction.dtype != np.uint8 or prediction.shape != known.label.shape:
         raise SuiteError(
-            f"{run / 'predictions.npz'}: {case} has shape {prediction.shape} and labels up to {prediction.max()}, but "
-            f"the case has shape {known.label.shape} and {len(targets)} targets; predict the run again."
+            f"{path}: {key} is {prediction.dtype} of shape {prediction.shape}, but uint8 of shape "
+            f"{known.label.shape} is needed; predict the run again."
         )
-    classes = len(targets) + 1
-    scores = score_volume(prediction, known.label, classes, known.spacing, evaluation.nsd_tolerance_mm)
-    for convention in evaluation.conventions:
-        for target, values in zip(targets, scores[convention], strict=True):
-            for metric in METRICS[convention]:
-                yield target, convention, metric, values[metric]
+    for volume, place, mend in (
+        (prediction, f"{path}: {key}", "predict the run again"),
+        (known.label, f"The reference of {case} in {data}", "delete the folder and prepare again"),
+    ):
+        if volume.max(initial=0) > len(targets):
+            raise SuiteError(
+                f"{place} has labels up to {volume.max()} but there are {len(targets)} targets; {mend}."
+            )
+    scores = score_volume(
+        prediction, known.label, len(targets) + 1, known.spacing, evaluation.nsd_tolerance_mm
+    )
+    return [
+        (target, convention, metric, values[metric])
+        for convention in evaluation.conventions
+        for target, values in zip(targets, scores[convention], strict=True)
+        for metric in METRICS[convention]
+    ]

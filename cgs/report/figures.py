@@ -1,6 +1,7 @@
 """Figures of the report: inline SVG that takes its text colour from the page, and overlay tiles as PNG.
 
-Colours are those of Okabe and Ito, safe for colour-blind readers; every method has a marker shape too.
+Colours are those of Okabe and Ito, safe for colour-blind readers; orange and sky blue are darkened so that every
+colour has a contrast of 3:1 on the light and on the dark page. Every method has a marker shape too.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ import matplotlib.image
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.markers import MarkerStyle
+from matplotlib.transforms import Affine2D
+from scipy.ndimage import binary_erosion
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#A6761D")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "*", "<", ">", "d", "8")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B07A00", "#3D8FD1", "#8C6BB1", "#A6761D")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "*", "<", ">", "d", "8", "h")
 TARGET_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2", "#999999")
 INK = "#010203"
 """Stands for the page's text colour until the SVG is written."""
@@ -46,7 +50,7 @@ STYLE: Any = {
     "grid.alpha": 0.25,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
-    "legend.frameon": False,
+    "text.parse_math": False,  # A dollar sign in a name is no formula.
 }
 
 
@@ -54,7 +58,7 @@ def style_of(method: str, methods: Sequence[str]) -> dict[str, Any]:
     """Colour and marker of a method; controls are grey. The same in every figure of a report."""
     others = [m for m in methods if m not in CONTROLS]
     if method in CONTROLS:
-        return {"color": MUTED, "marker": "|" if method == "labelled-only" else "_"}
+        return {"color": MUTED, "marker": "o" if method == "labelled-only" else "s", "mfc": "none"}
     place = others.index(method)
     return {"color": PALETTE[place % len(PALETTE)], "marker": MARKERS[place % len(MARKERS)]}
 
@@ -86,102 +90,125 @@ def svg(figure: Figure, name: str, alt: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{safe}"', 1)
 
 
-def learning_curves(curves: pd.DataFrame, methods: Sequence[str], titles: dict[str, str], name: str) -> str:
-    """Validation Dice over iterations, the mean over seeds, one panel per number of labelled patients.
+def legend_mark(method: str, methods: Sequence[str]) -> str:
+    """Marker and line of a method as a small SVG, for a legend in HTML that is readable at any width."""
+    look = style_of(method, methods)
+    shape = MarkerStyle(look["marker"])
+    path = shape.get_path().transformed(shape.get_transform() + Affine2D().scale(8.4, -8.4).translate(14, 7))
+    d = " ".join(
+        {1: "M", 2: "L", 3: "Q", 4: "C", 79: "Z"}[int(code)]
+        + ("" if code == 79 else ",".join(f"{v:.1f}" for v in points))
+        for points, code in path.iter_segments()
+    )
+    colour, dash = look["color"], {":": "2 3", "--": "6 3"}.get(CONTROLS.get(method, ""), "none")
+    return (
+        f'<svg viewBox="0 0 28 14" width="28" height="14" aria-hidden="true"><path d="M0 7H28" stroke="{colour}" '
+        f'stroke-width="2" stroke-dasharray="{dash}"/><path d="{d}" fill="{look.get("mfc", colour)}" '
+        f'stroke="{colour}" stroke-width="1.5"/></svg>'
+    )
 
-    `curves` has labelled, method, seed, iteration, value; runs labelled "all" stand in every panel.
+
+def ratios_of(table: pd.DataFrame) -> list[str]:
+    """The panels of a figure: numbers of labelled patients; "all" alone only where there is nothing else."""
+    return [r for r in table["labelled"].unique() if r != "all"] or ["all"]
+
+
+def learning_curves(
+    curves: pd.DataFrame, methods: Sequence[str], titles: dict[str, str], name: str
+) -> list[str]:
+    """Validation Dice over iterations, one SVG per number of labelled patients.
+
+    `curves` has labelled, method, seed, iteration, value; runs labelled "all" stand in every panel. Lines are
+    means over seeds; from where one of the seeds broke off, the mean of the others goes on paler.
     """
-    ratios = [r for r in curves["labelled"].unique() if r != "all"] or ["all"]
-    with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(ratios), figsize=(5.2 * len(ratios), 3.6), sharey=True, squeeze=False
-        )
-        for ax, ratio in zip(axes[0], ratios, strict=True):
-            panel = curves[curves["labelled"].isin([ratio, "all"])]
+    top = 100 * float(curves["value"].replace([np.inf, -np.inf], np.nan).max())
+    panels = []
+    for place, ratio in enumerate(ratios_of(curves)):
+        panel = curves[curves["labelled"].isin([ratio, "all"])]
+        with mpl.rc_context(STYLE):
+            figure, ax = plt.subplots(figsize=(4.6, 3.3))
+            ends = []
             for method in (m for m in methods if m in set(panel["method"])):
-                own = panel[panel["method"] == method]
-                line = own.groupby("iteration")["value"].mean()
-                look = style_of(method, methods)
-                dash = CONTROLS.get(method, "-")
-                ax.plot(
-                    line.index,
-                    100 * line,
-                    label=titles[method],
-                    lw=1.6,
-                    ls=dash,
-                    ms=4,
-                    markevery=0.12,
-                    **look,
-                )
-            ax.set_title(patients(ratio), fontsize=10)
-            ax.set_xlabel("iteration")
-        axes[0][0].set_ylabel("validation Dice (%)")
-        handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.03), ncol=4, fontsize=9)
-        last = curves.sort_values("iteration").groupby(["labelled", "method"])["value"].last()
-        rows = last.reset_index().to_numpy().tolist()
-        ends = "; ".join(f"{titles[m]} at {r}: {100 * v:.1f}" for r, m, v in rows)
-        return svg(figure, name, f"Validation Dice in per cent over iterations. Last values: {ends}.")
+                own = panel[panel["method"] == method].groupby("iteration")["value"]
+                line, seeds = 100 * own.mean(), own.size()
+                draw_line(ax, line, seeds, method, methods)
+                ends.append(f"{titles[method]} {line.iloc[-1]:.1f}")
+            ax.set(xlabel="iteration", ylabel="validation Dice (%)", title=patients(ratio))
+            ax.set_ylim(0, max(1.0, 1.06 * top if np.isfinite(top) else 1.0))
+            alt = f"Validation Dice in per cent over iterations, {patients(ratio)}. Last: {', '.join(ends)}."
+            panels.append(svg(figure, f"{name}-{place}", alt))
+    return panels
 
 
-def per_target(targets: pd.DataFrame, methods: Sequence[str], titles: dict[str, str], name: str) -> str:
-    """Dice of every target by method: a row of markers per target, one panel per number of labelled patients."""
-    ratios = [r for r in targets["labelled"].unique() if r != "all"] or ["all"]
+def draw_line(ax: Axes, line: pd.Series, seeds: pd.Series, method: str, methods: Sequence[str]) -> None:
+    """The mean of all seeds, and paler what only some of them reached."""
+    look = {"lw": 1.6, "ls": CONTROLS.get(method, "-"), "ms": 4.5, **style_of(method, methods)}
+    whole = int((seeds == seeds.max()).to_numpy().nonzero()[0][-1]) + 1
+    ax.plot(line.index[:whole], line.iloc[:whole], markevery=max(1, whole // 8), **look)
+    if whole < len(line):
+        ax.plot(line.index[whole - 1 :], line.iloc[whole - 1 :], alpha=0.4, **{**look, "marker": ""})
+
+
+def per_target(
+    targets: pd.DataFrame,
+    methods: Sequence[str],
+    titles: dict[str, str],
+    controls: frozenset[str],
+    name: str,
+) -> list[str]:
+    """Dice of every target by method: a row of markers per target, one SVG per number of labelled patients."""
     names = list(dict.fromkeys(targets["target"]))
-    height = 0.9 + 0.55 * len(names)
-    with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(ratios), figsize=(5.2 * len(ratios), height), sharey=True, squeeze=False
-        )
-        for ax, ratio in zip(axes[0], ratios, strict=True):
-            panel = targets[targets["labelled"].isin([ratio, "all"])]
-            draw_markers(ax, panel, names, methods, titles)
-            ax.set_title(patients(ratio), fontsize=10)
-            ax.set_xlabel("test Dice (%)")
-            ax.set_xlim(-3, 103)
-        axes[0][0].set_yticks(range(len(names)), names)
-        axes[0][0].invert_yaxis()
-        handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.03), ncol=4, fontsize=9)
-        contest = targets[~targets["method"].isin(CONTROLS)].sort_values("mean").dropna(subset=["mean"])
-        tops = contest.groupby(["labelled", "target"], sort=False).last().reset_index()
-        rows = tops[["target", "labelled", "method", "mean"]].to_numpy().tolist()
-        best = [f"{t} at {r}: {titles[m]} {100 * v:.1f}" for t, r, m, v in rows]
-        return svg(figure, name, f"Test Dice per target in per cent. Best: {'; '.join(best)}.")
+    panels = []
+    for place, ratio in enumerate(ratios_of(targets)):
+        panel = targets[targets["labelled"].isin([ratio, "all"])]
+        with mpl.rc_context(STYLE):
+            figure, ax = plt.subplots(figsize=(4.6, 0.9 + 0.62 * len(names)))
+            draw_markers(ax, panel, names, methods)
+            ax.set(xlabel="test Dice (%)", xlim=(-3, 103), title=patients(ratio))
+            ax.set_yticks(range(len(names)), names)
+            ax.invert_yaxis()
+            contest = panel[~panel["method"].isin(controls)].sort_values("mean").dropna(subset=["mean"])
+            rows = contest.groupby("target").last().reindex(names).dropna(subset=["mean"]).reset_index()
+            triples = rows[["target", "method", "mean"]].to_numpy().tolist()
+            best = [f"{target} {titles[m]} {100 * mean:.1f}" for target, m, mean in triples]
+            alt = f"Test Dice per target in per cent, {patients(ratio)}. Best: {', '.join(best) or 'none'}."
+            panels.append(svg(figure, f"{name}-{place}", alt))
+    return panels
 
 
-def draw_markers(
-    ax: Axes, panel: pd.DataFrame, names: list[str], methods: Sequence[str], titles: dict[str, str]
-) -> None:
+def draw_markers(ax: Axes, panel: pd.DataFrame, names: list[str], methods: Sequence[str]) -> None:
     """Markers of one panel, methods spread a little so that they do not hide each other."""
-    present = [m for m in methods if m in set(panel["method"])]
-    shifts = np.linspace(-0.26, 0.26, max(len(present), 2))
-    for shift, method in zip(shifts, present, strict=False):
+    shifts = np.linspace(-0.3, 0.3, max(len(methods), 2))
+    for shift, method in zip(shifts, methods, strict=False):
         own = panel[panel["method"] == method].set_index("target")["mean"].reindex(names)
-        rows = np.arange(len(names)) + shift
-        look = style_of(method, methods)
-        ax.plot(
-            100 * own, rows, ls="none", ms=7, mew=2 if method in CONTROLS else 1, label=titles[method], **look
-        )
+        ax.plot(100 * own, np.arange(len(names)) + shift, ls="none", ms=6.5, **style_of(method, methods))
+    for row in range(1, len(names)):
+        ax.axhline(row - 0.5, color=MUTED, lw=0.6, alpha=0.5)
+    ax.grid(axis="y", visible=False)
 
 
-def overlay_tile(image: np.ndarray, labels: np.ndarray | None, scale: int = 3) -> str:
-    """A slice as a PNG data URI: grey image, targets as tinted areas with a solid outline.
+def slice_tile(image: np.ndarray) -> str:
+    """A slice (S, S) uint8 as a grey PNG data URI; the overlays of a case lie over this one picture."""
+    return png(np.dstack([image] * 3))
 
-    image (S, S) uint8, labels (S, S) in 0..K or None.
-    """
-    big = np.kron(image, np.ones((scale, scale), dtype=np.uint8)).astype(np.float32) / 255
-    rgb = np.repeat(big[..., None], 3, axis=-1)
-    if labels is not None:
-        wide = np.kron(labels, np.ones((scale, scale), dtype=np.uint8))
-        padded = np.pad(wide, 1, mode="edge")
-        around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
-        edge = np.any([a != wide for a in around], axis=0)
-        for value in np.unique(wide[wide > 0]):
-            colour = np.array(mpl.colors.to_rgb(TARGET_COLOURS[(value - 1) % len(TARGET_COLOURS)]))
-            inside = wide == value
-            rgb[inside] = 0.72 * rgb[inside] + 0.28 * colour
-            rgb[inside & edge] = colour
+
+def label_tile(labels: np.ndarray) -> str:
+    """A label map (S, S) in 0..K as a transparent PNG data URI: targets tinted, with a solid outline."""
+    scale = max(1, round(300 / labels.shape[0]))
+    wide = np.kron(labels, np.ones((scale, scale), dtype=np.uint8))
+    rgba = np.zeros((*wide.shape, 4), dtype=np.uint8)
+    for value in np.unique(wide[wide > 0]):
+        colour = mpl.colors.to_rgb(TARGET_COLOURS[(value - 1) % len(TARGET_COLOURS)])
+        inside = wide == value
+        core = binary_erosion(inside, iterations=max(1, wide.shape[0] // 150), border_value=1)
+        rgba[inside, :3] = (255 * np.array(colour)).astype(np.uint8)
+        rgba[inside, 3] = 255
+        rgba[core, 3] = 72
+    return png(rgba)
+
+
+def png(pixels: np.ndarray) -> str:
+    """Pixels (H, W, 3 or 4) uint8 as a PNG data URI."""
     buffer = io.BytesIO()
-    matplotlib.image.imsave(buffer, (255 * rgb).astype(np.uint8), format="png")
+    matplotlib.image.imsave(buffer, pixels, format="png")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

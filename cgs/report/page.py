@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from cgs.config import Config, PhantomConfig
 from cgs.errors import SuiteError
 from cgs.files import read_json, write_text
 from cgs.paths import Paths
+from cgs.plan import cells
 from cgs.report import figures
 from cgs.report.figures import CONTROLS
 from cgs.titles import method_titles
@@ -32,6 +35,24 @@ NAMES = {
 LOWER = ("hd95", "asd", "assd")
 TEXT = {"labelled": str, "sentence": str, "method": str, "dataset": str, "published_source": str}
 FULL_ITERATIONS, FULL_SIZE = 30000, 224
+CELL = ("dataset", "labelled", "method")
+COLUMNS = {
+    "runs": (*CELL, "seed", "status", "sentence", "seconds", "best_validation_dice", "last_validation_dice"),
+    "main": (*CELL, "selection", "convention", "metric", "mean", "std", "seeds", "published"),
+    "targets": (*CELL, "selection", "convention", "metric", "target", "mean"),
+    "curves": (*CELL, "seed", "iteration", "quantity", "value"),
+}
+"""What the page reads of each table. A table that lacks one of these counts as damaged."""
+
+NO_PROVENANCE: dict[str, Any] = {
+    "datasets": {},
+    "devices": [],
+    "machines": [],
+    "threads": [],
+    "versions": [],
+    "started": None,
+    "finished": None,
+}
 
 
 def render(config: Config, paths: Paths) -> Path:
@@ -39,11 +60,15 @@ def render(config: Config, paths: Paths) -> Path:
 
     What is missing or half finished is said in the page. Raises SuiteError only where there are no tables at all.
     """
-    if not (paths.tables / "runs.csv").is_file():
+    if not any((paths.tables / f"{name}.csv").is_file() for name in COLUMNS):
         raise SuiteError(f"{paths.tables} holds no tables; run `python -m cgs tables` first.")
-    tables = {
-        name: read_table(paths.tables / f"{name}.csv") for name in ("runs", "main", "targets", "curves")
-    }
+    tables = {name: read_table(paths.tables / f"{name}.csv", columns) for name, columns in COLUMNS.items()}
+    missing = [name for name, table in tables.items() if table.empty]
+    if tables["runs"].empty:
+        tables["runs"] = unknown_runs(config)
+    provenance = optional(paths.tables / "provenance.json")
+    if not provenance:
+        missing.append("provenance")
     titles = method_titles(config)
     page = {
         "config": config,
@@ -52,9 +77,11 @@ def render(config: Config, paths: Paths) -> Path:
         "budget": budget(config, tables["runs"]),
         "datasets": [dataset_section(name, config, tables, paths, titles) for name in config.datasets],
         "quality": list(quality(config, tables, titles)),
-        "provenance": read_json(paths.tables / "provenance.json"),
+        "provenance": NO_PROVENANCE | provenance,
         "config_json": json.dumps(config.model_dump(mode="json"), indent=1),
-        "missing": [name for name, table in tables.items() if table.empty],
+        "missing": missing,
+        "legend": [(Markup(figures.legend_mark(m, config.methods)), titles[m]) for m in config.methods],
+        "digests": digests(tables["runs"], titles),
     }
     page["patients"] = figures.patients
     environment = Environment(
@@ -68,12 +95,32 @@ def render(config: Config, paths: Paths) -> Path:
     return paths.report
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """A table, or an empty one where it is missing or damaged: the page says so."""
     try:
-        return pd.read_csv(path, dtype=TEXT)
+        table = pd.read_csv(path, dtype=TEXT)
     except (OSError, ValueError):
-        return pd.DataFrame()
+        return pd.DataFrame(columns=list(columns))
+    return table if set(columns) <= set(table) else pd.DataFrame(columns=list(columns))
+
+
+def optional(path: Path) -> dict[str, Any]:
+    """A JSON file, or {} where it is missing or damaged: the page says so."""
+    try:
+        return dict(read_json(path))
+    except SuiteError:
+        return {}
+
+
+def unknown_runs(config: Config) -> pd.DataFrame:
+    """The planned runs, for a page without runs.csv: how they ended is not known."""
+    table = pd.DataFrame([asdict(cell) for cell in cells(config)])
+    return table.assign(status="unknown", sentence="", seconds=0.0)
+
+
+def controls_of(config: Config) -> frozenset[str]:
+    """The controls of a config and the variants of them: shown as bounds, never as best."""
+    return frozenset(m for m in config.methods if config.method_and_options(m)[0] in CONTROLS)
 
 
 def budget(config: Config, runs: pd.DataFrame) -> dict[str, Any]:
@@ -107,7 +154,8 @@ def cell_values(tables: dict[str, pd.DataFrame], dataset: str, ratio: str, confi
         & (main["convention"] == config.evaluation.conventions[0])
         & (main["selection"] == config.evaluation.selections[0])
     ]
-    return chosen.set_index("method")["mean"].dropna()
+    means = chosen.set_index("method")["mean"]
+    return means[np.isfinite(means)]
 
 
 def headline(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, str]) -> list[str]:
@@ -117,9 +165,10 @@ def headline(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, 
         for ratio in map(str, entry.labelled):
             where = f"On {dataset} with {figures.patients(ratio)}"
             values = 100 * cell_values(tables, dataset, ratio, config)
-            methods = values[[m for m in values.index if m not in CONTROLS]]
+            methods = values[[m for m in values.index if m not in controls_of(config)]]
             if methods.empty:
-                sentences.append(f"{where}: no result yet.")
+                state = "no result yet" if values.empty else "only the controls have results"
+                sentences.append(f"{where}: {state}.")
                 continue
             best = str(methods.idxmax())
             text = f"{where}, {titles[best]} is the best method with {methods[best]:.1f} % test Dice"
@@ -130,8 +179,38 @@ def headline(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, 
                 parts.append(compared(methods[best] - values["fully-supervised"], "full supervision"))
             if config.reference in methods and config.reference != best:
                 parts.append(compared(methods[best] - methods[config.reference], titles[config.reference]))
-            sentences.append(f"{text}{', ' if parts else ''}{', '.join(parts)}.")
+            caveat = unsettled(config, tables["main"], best, dataset, ratio, titles)
+            sentences.append(f"{text}{', ' if parts else ''}{', '.join(parts)}.{caveat}")
     return sentences
+
+
+def unsettled(
+    config: Config,
+    main: pd.DataFrame,
+    best: str,
+    dataset: str,
+    ratio: str,
+    titles: dict[str, str],
+) -> str:
+    """What the sentence about the best method must not hide: missing seeds, methods without any result."""
+    done = seeds_of(config, main, dataset, ratio)
+    parts = []
+    if done.get(best, 0) < len(config.seeds):
+        parts.append(f"{titles[best]} has {done.get(best, 0)} of {len(config.seeds)} seeds")
+    absent = [titles[m] for m in config.methods if m not in done]
+    if absent:
+        parts.append(f"without a result: {', '.join(absent)}")
+    return f" Not settled: {'; '.join(parts)}." if parts else ""
+
+
+def seeds_of(config: Config, main: pd.DataFrame, dataset: str, ratio: str) -> dict[str, int]:
+    """Number of runs in the means of each method at a ratio."""
+    own = main[
+        (main["dataset"] == dataset)
+        & main["labelled"].isin([ratio, "all"])
+        & (main["selection"] == config.evaluation.selections[0])
+    ]
+    return {str(m): int(n) for m, n in own.groupby("method")["seeds"].min().items()}
 
 
 def compared(points: float, other: str) -> str:
@@ -156,8 +235,7 @@ def main_rows(
 ) -> dict[str, Any]:
     """One table: methods by Dice, the controls below; best values marked."""
     main, runs = tables["main"], tables["runs"]
-    if main.empty:
-        return {"metrics": [], "rows": []}
+    controls = controls_of(config)
     every = main[
         (main["dataset"] == dataset)
         & main["labelled"].isin([ratio, "all"])
@@ -166,28 +244,33 @@ def main_rows(
     first, *others = config.evaluation.selections
     chosen = every[every["selection"] == first]
     other = every[every["selection"].isin(others) & (every["metric"] == "dice")].set_index("method")["mean"]
+    if chosen.empty:
+        return {"metrics": [], "rows": []}
     metrics = list(dict.fromkeys(chosen["metric"]))
+    seeds = seeds_of(config, chosen, dataset, ratio)
     means = chosen.pivot_table(index="method", columns="metric", values="mean", dropna=False)
     spread = chosen.pivot_table(index="method", columns="metric", values="std", dropna=False)
-    metrics = [m for m in metrics if m in means and means[m].notna().any()]
-    contest = means.drop(index=[m for m in CONTROLS if m in means.index])
+    # Lengths in mm need a spacing; where it is unknown the column is left out. Any other gap is shown.
+    if convention == "strict":
+        metrics = [m for m in metrics if means[m].notna().any()]
+    contest = means.drop(index=[m for m in controls if m in means.index]).where(np.isfinite)
     best = {m: (contest[m].min() if m in LOWER else contest[m].max()) for m in metrics if len(contest)}
     known = chosen.dropna(subset=["published"]).set_index(["method", "metric"])
-    rows = []
+    dice = means["dice"] if "dice" in means else pd.Series(dtype=float)
+    rows: list[dict[str, Any]] = []
     for method in config.methods:
         own = runs[
             (runs["dataset"] == dataset) & (runs["method"] == method) & runs["labelled"].isin([ratio, "all"])
         ]
-        done = int((own["status"] == "complete").sum())
-        cells = []
+        line = []
         for metric in metrics:
             value = means[metric].get(method, np.nan)
             deviation = spread[metric].get(method, np.nan) if metric in spread else np.nan
-            cells.append(
+            line.append(
                 {
                     "value": shown(value, metric),
                     "spread": shown(deviation, metric) if np.isfinite(deviation) else "",
-                    "best": method not in CONTROLS and np.isfinite(value) and value == best.get(metric),
+                    "best": method not in controls and np.isfinite(value) and value == best.get(metric),
                 }
             )
         published = known["published"].get((method, "dice"), np.nan) if len(known) else np.nan
@@ -196,26 +279,38 @@ def main_rows(
             {
                 "title": titles[method],
                 "name": method,
-                "control": method in CONTROLS,
+                "control": method in controls,
                 "reference": method == config.reference,
-                "cells": cells,
-                "done": done,
+                "cells": line,
+                "done": seeds.get(method, 0),
                 "planned": len(own),
                 "other": shown(other.get(method, np.nan), "dice"),
                 "published": "" if np.isnan(published) else shown(published, "dice"),
-                "difference": difference(means["dice"].get(method, np.nan) - published),
+                "difference": difference(dice.get(method, np.nan) - published),
                 "source": source,
-                "order": (method in CONTROLS, -np.nan_to_num(means["dice"].get(method, -1.0), nan=-1.0)),
+                "order": (method in controls, -np.nan_to_num(dice.get(method, -1.0), nan=-1.0)),
             }
         )
     rows.sort(key=lambda r: r["order"])
-    names = [f"{NAMES[m]} {'↓' if m in LOWER else '↑'}" for m in metrics]
+    names = [f"{NAMES[m]} {'↓' if m in LOWER else '↑'}".replace(" ", "\N{NO-BREAK SPACE}") for m in metrics]
     return {
         "metrics": names,
         "rows": rows,
         "other": f"Dice (%), {others[0]}" if others else "",
         "published": any(r["published"] for r in rows),
+        "spreads": any(c["spread"] for r in rows for c in r["cells"]),
+        "sources": sources(rows),
+        "dashes": any(c["value"] == "–" for r in rows for c in r["cells"]),
     }
+
+
+def sources(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Who published the values of a table: source to titles of methods."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row["published"]:
+            found.setdefault(row["source"], []).append(row["title"])
+    return found
 
 
 def difference(value: float) -> str:
@@ -228,9 +323,7 @@ def dataset_section(
 ) -> dict[str, Any]:
     """Everything that the page shows of one dataset."""
     entry = config.datasets[name]
-    audit_file, source = paths.tables / f"audit-{name}.json", {}
-    if (paths.tables / "provenance.json").is_file():
-        source = read_json(paths.tables / "provenance.json")["datasets"].get(name, {})
+    source = optional(paths.tables / "provenance.json").get("datasets", {}).get(name, {})
     ratios = [str(n) for n in entry.labelled]
     unit = {"field": "voxels", "strict": "mm"}
     return {
@@ -250,7 +343,7 @@ def dataset_section(
         "targets": targets_section(name, config, tables, titles),
         "curves": curves_section(name, config, tables, titles),
         "overlays": overlays_section(name, config, paths, titles, source.get("targets", [])),
-        "audit": audit_section(audit_file),
+        "audit": audit_section(paths.tables / f"audit-{name}.json"),
     }
 
 
@@ -273,42 +366,44 @@ def targets_section(
     chosen = leading(config, tables["targets"], name)
     if chosen.empty:
         return None
-    names = list(dict.fromkeys(chosen["target"]))
+    names, controls = list(dict.fromkeys(chosen["target"])), controls_of(config)
     panels = []
     for ratio in map(str, config.datasets[name].labelled):
         wide = chosen[chosen["labelled"].isin([ratio, "all"])].pivot_table(
             index="method", columns="target", values="mean", dropna=False
         )
-        contest = wide.drop(index=[m for m in CONTROLS if m in wide.index])
+        contest = wide.drop(index=[m for m in controls if m in wide.index])
         rows = [
             {
                 "title": titles[m],
-                "control": m in CONTROLS,
+                "control": m in controls,
                 "cells": [
                     {
                         "value": shown(wide.loc[m, t], "dice"),
-                        "best": m not in CONTROLS and wide.loc[m, t] == contest[t].max(),
+                        "best": m not in controls and wide.loc[m, t] == contest[t].max(),
                     }
                     for t in names
                 ],
             }
-            for m in sorted((m for m in config.methods if m in wide.index), key=lambda m: m in CONTROLS)
+            for m in sorted((m for m in config.methods if m in wide.index), key=lambda m: m in controls)
         ]
         panels.append({"ratio": ratio, "rows": rows})
-    figure = figures.per_target(chosen, config.methods, titles, f"targets-{name}")
-    return {"names": names, "panels": panels, "figure": Markup(figure)}
+    drawn = figures.per_target(chosen, config.methods, titles, controls, f"targets-{name}")
+    return {"names": names, "panels": panels, "figures": [Markup(d) for d in drawn]}
 
 
 def curves_section(
     name: str, config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, str]
-) -> Markup | None:
+) -> list[Markup] | None:
+    """The learning curves, one picture per number of labelled patients."""
     curves = tables["curves"]
     if curves.empty:
         return None
     chosen = curves[(curves["dataset"] == name) & (curves["quantity"] == "validation dice")]
     if chosen.empty:
         return None
-    return Markup(figures.learning_curves(chosen, config.methods, titles, f"curves-{name}"))
+    drawn = figures.learning_curves(chosen, config.methods, titles, f"curves-{name}")
+    return [Markup(d) for d in drawn]
 
 
 def overlays_section(
@@ -316,45 +411,72 @@ def overlays_section(
 ) -> dict[str, Any] | None:
     """Tiles of the fixed cases: image, reference and every method, per ratio."""
     file = paths.tables / "overlays.npz"
-    if not file.is_file():
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in stored.files if key.startswith(f"{name}/")}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
-    with np.load(file, allow_pickle=False) as stored:
-        arrays = {key: stored[key] for key in stored.files if key.startswith(f"{name}/")}
     cases = []
     for key in arrays:
         if not key.endswith("/image"):
             continue
         case = key.split("/")[1]
-        image = arrays[key]
-        scale = max(1, round(160 / image.shape[0]))
+        reference = arrays.get(f"{name}/{case}/reference")
+        if reference is None:
+            continue
         rows = []
         for ratio in map(str, config.datasets[name].labelled):
-            tiles = [("Image", figures.overlay_tile(image, None, scale))]
-            tiles.append(
-                ("Reference", figures.overlay_tile(image, arrays[f"{name}/{case}/reference"], scale))
-            )
+            tiles = [
+                overlay("Image", None, reference, targets),
+                overlay("Reference", reference, None, targets),
+            ]
             for method in config.methods:
                 labels = arrays.get(
                     f"{name}/{case}/{ratio}/{method}", arrays.get(f"{name}/{case}/all/{method}")
                 )
                 if labels is not None:
-                    tiles.append((titles[method], figures.overlay_tile(image, labels, scale)))
+                    tiles.append(overlay(titles[method], labels, reference, targets))
             rows.append({"ratio": ratio, "tiles": tiles})
-        cases.append({"name": case, "rows": rows})
+        cases.append({"name": case, "slice": figures.slice_tile(arrays[key]), "rows": rows})
     if not cases:
         return None
     return {"cases": cases, "key": list(zip(targets, figures.TARGET_COLOURS, strict=False))}
 
 
+def overlay(
+    title: str, labels: np.ndarray | None, reference: np.ndarray | None, targets: list[str]
+) -> dict[str, Any]:
+    """One tile: its picture, and the Dice of this slice as caption and as alternative text."""
+    picture = None if labels is None else figures.label_tile(labels)
+    if labels is None or reference is None:
+        return {"title": title, "picture": picture, "dice": "", "alt": title}
+    scores = {}
+    for value, target in enumerate(targets, start=1):
+        a, b = labels == value, reference == value
+        if (a | b).any():
+            scores[target] = 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+    each = ", ".join(f"{target} {100 * v:.0f}" for target, v in scores.items())
+    mean = f"{100 * np.mean(list(scores.values())):.1f}" if scores else "–"
+    return {"title": title, "picture": picture, "dice": mean, "alt": f"{title}: Dice of this slice {each} %"}
+
+
 def audit_section(file: Path) -> dict[str, Any] | None:
     """Findings and class balance as the dataset's audit wrote them."""
-    if not file.is_file():
+    audit = optional(file)
+    if not {"balance", "findings"} <= set(audit):
         return None
-    audit = read_json(file)
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in audit["balance"]:
         groups.setdefault(row["group"], []).append(row)
     return {"findings": audit["findings"], "groups": groups}
+
+
+def digests(runs: pd.DataFrame, titles: dict[str, str]) -> dict[str, list[str]]:
+    """The source digests of each method's runs. More than one: its runs were made by different code."""
+    if "source_digest" not in runs:
+        return {}
+    known = runs.dropna(subset=["source_digest"]).groupby("method", sort=False)["source_digest"].unique()
+    return {titles[str(m)]: [str(d)[:12] for d in found] for m, found in known.items() if m in titles}
 
 
 def quality(
@@ -365,14 +487,13 @@ def quality(
         name = (
             f"{run['dataset']}, {run['labelled']} labelled, {titles[str(run['method'])]}, seed {run['seed']}"
         )
+        reason = run["sentence"] if isinstance(run["sentence"], str) else ""
         if run["status"] == "failed":
-            yield {"severity": "error", "sentence": f"{name} failed: {run['sentence']}"}
-        elif run["status"] != "complete":
-            yield {
-                "severity": "error",
-                "sentence": f"{name} has no result; the run is missing or unfinished.",
-            }
-        elif run["best_validation_dice"] - run["last_validation_dice"] > 0.1:
+            yield {"severity": "error", "sentence": f"{name} failed: {reason or 'no reason was recorded.'}"}
+        elif run["status"] == "missing":
+            text = f"{name} has no result; {reason or 'the run is missing or unfinished.'}"
+            yield {"severity": "error", "sentence": text}
+        elif run["status"] == "complete" and run["best_validation_dice"] - run["last_validation_dice"] > 0.1:
             yield {
                 "severity": "warning",
                 "sentence": f"{name}: validation Dice fell from {100 * run['best_validation_dice']:.1f} % at iteration "
@@ -381,7 +502,12 @@ def quality(
     for dataset, entry in config.datasets.items():
         for ratio in map(str, entry.labelled):
             values = 100 * cell_values(tables, dataset, ratio, config)
-            yield from outside_controls(values, f"{dataset}, {ratio} labelled", titles)
+            shown_values = values[[m for m in values.index if m in CONTROLS or m not in controls_of(config)]]
+            yield from outside_controls(shown_values, f"{dataset}, {ratio} labelled", titles)
+    for title, found in digests(tables["runs"], titles).items():
+        if len(found) > 1:
+            text = f"{title}: its runs were trained by {len(found)} versions of the source; see provenance."
+            yield {"severity": "warning", "sentence": text}
     if len(config.seeds) == 1:
         yield {
             "severity": "note",

@@ -49,7 +49,7 @@ class CGS(Method):
         teacher_mode: Literal["train", "eval"] = Field(
             "train",
             description="train: batch statistics and dropout in the teacher, as released; eval: averaged "
-            "statistics, no dropout.",
+            "statistics, no dropout (collapses on small budgets, see docs/methods.md).",
         )
         merged_passes: bool = Field(
             False,

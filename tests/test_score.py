@@ -203,7 +203,7 @@ def test_a_write_that_fails_half_way_leaves_the_scores_before(
 
     (run / "scores.csv").write_text("the scores before")
     monkeypatch.setattr(pd.DataFrame, "to_csv", full_disk)
-    with pytest.raises(SuiteError, match="Cannot write .*scores.csv: No space left"):
+    with pytest.raises(SuiteError, match=r"Cannot write .*scores.csv: No space left"):
         score_run(data, run, EvaluationConfig(), CELL)
     assert (run / "scores.csv").read_text() == "the scores before"
     assert not list(run.glob(".*"))

@@ -261,7 +261,8 @@ def overlays(config: Config, paths: Paths) -> dict[str, np.ndarray]:
                 file = folder_of(cell, paths) / "predictions.npz"
                 if (cell.dataset, cell.seed) != (dataset, config.seeds[0]) or not file.is_file():
                     continue
-                found = load_predictions(file).get(f"{config.evaluation.selections[0]}/{name}")
+                wanted = f"{config.evaluation.selections[0]}/{name}"
+                found = load_predictions(file, [wanted]).get(wanted)
                 if found is not None:
                     key = f"{dataset}/{name}/{cell.labelled}/{cell.method}"
                     result[key] = resize_nearest(found[z], size)

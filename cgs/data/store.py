@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cgs.errors import SuiteError
-from cgs.files import read_json
+from cgs.files import DAMAGED, read_json
 
 SCALE = 65535
 """Stored intensities are 16-bit integers; divided by this they lie in [0, 1]."""
@@ -93,7 +92,7 @@ def load_slices(folder: Path) -> Slices:
         images = np.load(folder / "images.npy", mmap_mode="r")
         labels = np.load(folder / "labels.npy", mmap_mode="r")
         manifest = pd.read_csv(folder / "manifest.csv", dtype={"patient": str, "case": str, "slice": str})
-    except (OSError, ValueError, EOFError) as error:
+    except DAMAGED as error:
         raise SuiteError(
             f"The slices in {folder} cannot be read ({error}); delete the folder and prepare again."
         ) from None
@@ -108,7 +107,7 @@ def list_cases(folder: Path, split: str) -> list[str]:
     """Names of the cases of a split ("val" or "test"), in the order of the list."""
     _complete(folder)
     try:
-        table = pd.read_csv(folder / "cases.csv", dtype={"case": str})
+        table = pd.read_csv(folder / "cases.csv", dtype={"case": str}, usecols=["case", "split"])
     except (OSError, ValueError) as error:
         raise SuiteError(
             f"The cases in {folder} cannot be read ({error}); delete the folder and prepare again."
@@ -128,7 +127,7 @@ def read_case(cases: Path, case: str) -> Case:
     try:
         with np.load(path, allow_pickle=False) as file:
             image, label, spacing = file["image"], file["label"], file["spacing"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, *DAMAGED) as error:
         raise SuiteError(
             f"{path} cannot be read ({error}); delete it and prepare the dataset again."
         ) from None

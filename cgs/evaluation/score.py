@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -17,7 +14,7 @@ from cgs.config import EvaluationConfig
 from cgs.data.store import list_cases, load_case
 from cgs.errors import SuiteError
 from cgs.evaluation.conventions import METRICS, score_volume
-from cgs.files import atomic_path, read_json
+from cgs.files import DAMAGED, atomic_path, read_json
 from cgs.plan import Cell
 
 COLUMNS = (
@@ -32,18 +29,6 @@ COLUMNS = (
     "convention",
     "metric",
     "value",
-)
-
-# What reading a damaged .npz was seen to raise, over every change of every byte of one.
-DAMAGE = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-    tokenize.TokenError,
 )
 
 Row = tuple[str, str, str, float]
@@ -90,7 +75,7 @@ def load_predictions(path: Path, keys: Collection[str] | None = None) -> dict[st
             return {key: file[key] for key in file.files if keys is None or key in keys}
     except FileNotFoundError:
         raise SuiteError(f"{path} does not exist; predict the run first.") from None
-    except DAMAGE as error:
+    except DAMAGED as error:
         raise SuiteError(f"{path} is damaged ({error}); delete it and predict the run again.") from None
 
 

@@ -9,7 +9,7 @@ import pickle
 import platform
 import zipfile
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +92,13 @@ def load_checkpoint(path: Path, mark: str) -> dict[str, Any] | None:
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    packages = ("cgs-bench", "torch", "numpy", "scipy")
+    packages = ("torch", "numpy", "scipy")
+    try:
+        own = version("cgs-bench")
+    except PackageNotFoundError:  # A checkout runs without being installed.
+        own = "checkout"
     return {
+        "cgs-bench": own,
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
         "cuda": str(torch.version.cuda),

@@ -107,7 +107,7 @@ def test_no_unlabelled_label_reaches_the_loss(name: str, phantom: Path) -> None:
         maker = batches(method, phantom, labels)
         torch.manual_seed(0)
         values.append(
-            [{k: float(v) for k, v in method.loss(maker(t), Progress(500, 1000)).items()} for t in (0, 1)]
+            [{k: v.item() for k, v in method.loss(maker(t), Progress(500, 1000)).items()} for t in (0, 1)]
         )
     assert values[0] == values[1]
 

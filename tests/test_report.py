@@ -220,6 +220,12 @@ def test_infinite_and_missing_scores_are_dashes(copy: Paths) -> None:
     assert ">inf" not in page
 
 
+def test_changed_options_are_named(copy: Paths) -> None:
+    assert "differ from the defaults" not in page_of(config_of(), copy)
+    page = page_of(config_of(variants={"cgs": {"extends": "cgs", "lambda_max": 0.1}}), copy)
+    assert "Options that differ from the defaults: CGS: lambda_max 0.1." in page
+
+
 def test_titles_with_html_are_safe(copy: Paths) -> None:
     title = "<script>alert(1)</script>"
     page = page_of(config_of(report={"title": title}), copy)

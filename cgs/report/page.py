@@ -80,6 +80,7 @@ def render(config: Config, paths: Paths) -> Path:
         "provenance": NO_PROVENANCE | provenance,
         "config_json": json.dumps(config.model_dump(mode="json"), indent=1),
         "missing": missing,
+        "changed": changed_options(config, titles),
         "legend": [(Markup(figures.legend_mark(m, config.methods)), titles[m]) for m in config.methods],
         "digests": digests(tables["runs"], titles),
     }
@@ -116,6 +117,17 @@ def unknown_runs(config: Config) -> pd.DataFrame:
     """The planned runs, for a page without runs.csv: how they ended is not known."""
     table = pd.DataFrame([asdict(cell) for cell in cells(config)])
     return table.assign(status="unknown", sentence="", seconds=0.0)
+
+
+def changed_options(config: Config, titles: dict[str, str]) -> list[str]:
+    """Methods of the config whose options are not the defaults: 'CGS: lambda_max 0.1'."""
+    changed = []
+    for method in config.methods:
+        _, options = config.method_and_options(method)
+        if options:
+            values = ", ".join(f"{name} {value}" for name, value in options.items())
+            changed.append(f"{titles[method]}: {values}")
+    return changed
 
 
 def controls_of(config: Config) -> frozenset[str]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cgs.config import Config, load_config
+from cgs.config import Config, load_config, parse_config
 from cgs.discovery import ROOT, available_methods
 from cgs.errors import SuiteError, did_you_mean
 from cgs.paths import Paths
@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("prepare", prepare, "Read a dataset, check it and write its slices, cases and audit.")
     sub.add_argument("--dataset", required=True)
+    sub.add_argument("--path", type=Path, help="where the dataset lies, if the config does not say")
     for name, run, help_ in (
         ("train", train, "Train one method with one seed; resumes where an earlier attempt stopped."),
         ("predict", predict, "Predict the test cases of a trained run."),
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--method", required=True)
         sub.add_argument("--seed", required=True, type=int)
         if name == "train":
+            sub.add_argument("--path", type=Path, help="where the dataset lies, if the config does not say")
             sub.add_argument(
                 "--record-failure",
                 action="store_true",
@@ -85,9 +87,20 @@ def dataset_of(config: Config, name: str) -> Any:
     return config.datasets[name]
 
 
+def config_of(options: argparse.Namespace) -> Config:
+    """The config that the command line names, with `--path` as the path of its dataset."""
+    config = load_config(options.config)
+    if getattr(options, "path", None) is None:
+        return config
+    dataset_of(config, options.dataset)
+    values = config.model_dump(mode="json")
+    values["datasets"][options.dataset]["path"] = str(options.path)
+    return parse_config(values, str(options.config))
+
+
 def cell_of(options: argparse.Namespace) -> tuple[Config, Cell, Paths]:
     """The config and the run that the command line names."""
-    config = load_config(options.config)
+    config = config_of(options)
     cell = Cell(options.dataset, options.labelled, options.method, options.seed)
     dataset = dataset_of(config, cell.dataset)
     if cell.method not in {*config.variants, *available_methods()}:
@@ -107,7 +120,7 @@ def cell_of(options: argparse.Namespace) -> tuple[Config, Cell, Paths]:
 def prepare(options: argparse.Namespace) -> None:
     from cgs.data.prepare import prepare as run
 
-    config = load_config(options.config)
+    config = config_of(options)
     dataset = dataset_of(config, options.dataset)
     run(options.dataset, dataset, Paths(config.name).data(options.dataset))
 

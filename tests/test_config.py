@@ -157,3 +157,12 @@ def test_the_command_line_prints_a_sentence_and_exits_with_1(capsys: pytest.Capt
     assert main(["train", "--config", demo, "--dataset", "phantom", *arguments]) == 1
     most = training_patients(load_config(demo).datasets["phantom"])
     assert f"--labelled 99: give a number of patients from 1 to {most}, or all." in capsys.readouterr().err
+
+
+def test_a_path_can_be_given_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(ROOT / "config" / "paper.yaml")
+    assert main(["prepare", "--config", config, "--dataset", "acdc", "--path", str(tmp_path / "gone")]) == 1
+    assert f"The dataset acdc is not at {tmp_path / 'gone'}" in capsys.readouterr().err
+    demo = str(ROOT / "config" / "demo.yaml")
+    assert main(["prepare", "--config", demo, "--dataset", "phantom", "--path", str(tmp_path)]) == 1
+    assert "unknown key 'datasets.phantom.path'" in capsys.readouterr().err

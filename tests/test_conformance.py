@@ -26,9 +26,9 @@ def labelled_of(name: str) -> str:
     return "all" if name == "fully-supervised" else "1"
 
 
-def made(name: str, classes: int = 5, size: int = 32) -> Method:
+def made(name: str, classes: int = 5, size: int = 32, seed: int | None = None) -> Method:
     method = load_method(name)(Task(classes, size, 4))
-    build(method, lambda axis: torch.manual_seed(len(axis)), torch.device("cpu"))
+    build(method, lambda axis: torch.manual_seed(len(axis) if seed is None else seed), torch.device("cpu"))
     return method
 
 

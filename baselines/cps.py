@@ -6,7 +6,8 @@ of SSL4MIS.
     L_i = 0.5 (CE + Dice)(f_i(x_l), y) + lambda(t) CE(f_i(x_u), argmax f_j(x_u)),   L = L_1 + L_2
 
 Hard labels, detached, no threshold, unlabelled half only. Two SGD optimisers with equal settings are one over
-both networks. The learning rate counter is advanced before it is read. Network 1 is reported.
+both networks. The learning rate counter is advanced before it is read. Network 1 is reported. `specialists` attaches
+CGS: each network has specialists and learns from the pseudo-labels of the other.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from cgs.engine.losses import cross_entropy, supervised
 from cgs.engine.method import Method, Progress, Task
 from cgs.engine.views import Batch
-from cgs.networks.unet import UNet
+from cgs.plugin import PlugInOptions, generalist, part, run, specialist_terms, unet
 
 
 class CrossPseudoSupervision(Method):
@@ -27,26 +28,32 @@ class CrossPseudoSupervision(Method):
     title = "CPS"
     reference = "Chen et al., CVPR 2021"
 
-    class Options(Method.Options):
+    class Options(PlugInOptions):
         lambda_max: float = Field(0.1, ge=0, description="Weight of the crossed loss after its ramp-up.")
 
     options: Options
 
     def networks(self, task: Task) -> dict[str, nn.Module]:
-        return {name: UNet(task.classes, task.width) for name in ("first", "second")}
+        return {name: unet(task, self.options) for name in ("first", "second")}
 
     def learning_rate(self, progress: Progress, initial: float, power: float) -> float:
         return initial * (1.0 - progress.iteration / progress.iterations) ** power
 
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         images = torch.cat([batch.labelled.weak, batch.unlabelled.weak])
-        first, second = (net(images) for net in self.nets.values())
+        outputs = [run(net, images) for net in self.nets.values()]
         count, weight = len(batch.labels), progress.ramp(self.options.lambda_max)
-        own = supervised(first[:count], batch.labels) + supervised(second[:count], batch.labels)
-        crossed = cross_entropy(first[count:], second[count:].argmax(1)) + cross_entropy(
-            second[count:], first[count:].argmax(1)
-        )
-        return {"supervised": own, "crossed": weight * crossed}
+        first, second = (part(o, slice(count, None)) for o in outputs)
+        own = [supervised(o[0][:count], batch.labels) for o in outputs]
+        crossed = [cross_entropy(a, b.argmax(1)) for a, b in ((first[0], second[0]), (second[0], first[0]))]
+        pairs = ((outputs[0], first, second), (outputs[1], second, first))
+        attached = [
+            specialist_terms(self.options, progress, part(o, slice(count)), batch.labels, student, teacher)
+            for o, student, teacher in pairs
+        ]
+        return {"supervised": own[0] + own[1], "crossed": weight * (crossed[0] + crossed[1])} | {
+            name: attached[0][name] + attached[1][name] for name in attached[0]
+        }
 
     def inference(self) -> dict[str, nn.Module]:
-        return {"first": self.nets["first"]}
+        return {"first": generalist(self.nets["first"])}

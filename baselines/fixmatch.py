@@ -45,7 +45,7 @@ class FixMatch(Method):
 
     @cached_property
     def views(self) -> ViewSpec:
-        return ViewSpec(strong=1, cutmix=self.options.cutmix)
+        return ViewSpec(strong=1, cutmix=self.options.cutmix, accompanied=True)
 
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         strong = batch.unlabelled.strong[0]

@@ -61,7 +61,7 @@ class CGS(Method):
 
     @cached_property
     def views(self) -> ViewSpec:
-        return ViewSpec(strong=1, cutmix=self.options.cutmix)
+        return ViewSpec(strong=1, cutmix=self.options.cutmix, accompanied=True)
 
     @property
     def average_buffers(self) -> bool:

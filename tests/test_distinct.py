@@ -17,9 +17,11 @@ def gradient(name: str, folder: Path) -> torch.Tensor:
     """Gradient of the first convolution of a method's first U-Net, from the same weights for all methods."""
     method = made(name, seed=0)
     unets = [
-        next(m for m in net.modules() if isinstance(m, UNet))
+        module
         for net_name, net in method.nets.items()
         if net_name not in method.teachers
+        for module in net.modules()
+        if isinstance(module, UNet)
     ]
     start = UNet(5, 4)
     torch.manual_seed(1)

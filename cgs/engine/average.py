@@ -5,14 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cgs.engine.losses import ema_decay
-
 
 class Average:
     """Keeps `teacher` as a moving average of `student`: parameters, and buffers where asked.
 
-    teacher <- a teacher + (1 - a) student with a = min(1 - 1/(t+1), 0.99), after the step of iteration t;
-    all tensors in one fused call.
+    teacher <- a teacher + (1 - a) student after each optimiser step; all tensors in one fused call.
     """
 
     def __init__(self, teacher: nn.Module, student: nn.Module, buffers: bool) -> None:
@@ -24,5 +21,6 @@ class Average:
             self.student += [b for b in student.buffers() if b.is_floating_point()]
 
     @torch.no_grad()
-    def update(self, iteration: int) -> None:
-        torch._foreach_lerp_(self.teacher, self.student, 1.0 - ema_decay(iteration))
+    def update(self, decay: float) -> None:
+        """One step of the average with a = `decay` in [0, 1]."""
+        torch._foreach_lerp_(self.teacher, self.student, 1.0 - decay)

@@ -27,11 +27,13 @@ def cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = None) ->
     return losses.mean()
 
 
-def dice(probabilities: Tensor, target: Tensor, mask: Tensor | None = None, smooth: float = 1e-10) -> Tensor:
-    """Soft Dice loss, the mean over classes (background too) of 1 - (2 sum pg + e) / (sum pp + sum gg + e).
+def dice_per_class(
+    probabilities: Tensor, target: Tensor, mask: Tensor | None = None, smooth: float = 1e-10
+) -> Tensor:
+    """Soft Dice loss of each class (C,), background too: 1 - (2 sum pg + e) / (sum pp + sum gg + e).
 
     probabilities (B, C, H, W); target (B, H, W) integer labels or (B, C, H, W) probabilities; sums run
-    over batch and pixels. `mask` (B, H, W) removes pixels from all three sums. Scalar in [0, 1].
+    over batch and pixels. `mask` (B, H, W) removes pixels from all three sums. Values in [0, 1].
     """
     if target.dim() == 3:
         target = one_hot(target, probabilities.shape[1])
@@ -39,7 +41,12 @@ def dice(probabilities: Tensor, target: Tensor, mask: Tensor | None = None, smoo
     over = (0, 2, 3)
     intersection = (probabilities * target * kept).sum(over)
     squares = (probabilities.square() * kept).sum(over) + (target.square() * kept).sum(over)
-    return (1 - (2 * intersection + smooth) / (squares + smooth)).mean()
+    return 1 - (2 * intersection + smooth) / (squares + smooth)
+
+
+def dice(probabilities: Tensor, target: Tensor, mask: Tensor | None = None, smooth: float = 1e-10) -> Tensor:
+    """The mean of `dice_per_class`. Scalar in [0, 1]."""
+    return dice_per_class(probabilities, target, mask, smooth).mean()
 
 
 def cross_entropy_and_dice(
@@ -63,12 +70,18 @@ def supervised(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def ramp(maximum: float, iteration: int, iterations: int, steps: int = 200) -> float:
-    """Sigmoid ramp-up: maximum * exp(-5 (1 - min(s, steps) / steps)^2), s = floor(t * steps / T).
+    """Sigmoid ramp-up: maximum * exp(-5 (1 - min(s, steps) / steps)^2), s = floor(200 t / T).
 
-    `iteration` t is 0-based, `iterations` T is the whole training: the ramp is relative to the budget.
+    `iteration` t is 0-based, `iterations` T is the whole training: the ramp is relative to the budget. It ends
+    after `steps` of its 200 units; a unit is the 150 iterations of the released codes where T is 30,000.
     """
-    step = min(iteration * steps // iterations, steps)
+    step = min(iteration * 200 // iterations, steps)
     return maximum * math.exp(-5.0 * (1.0 - step / steps) ** 2)
+
+
+def share(fraction: float, iterations: int) -> int:
+    """A fraction of the whole training in iterations: delays keep their proportion on short budgets."""
+    return round(fraction * iterations)
 
 
 def ema_decay(iteration: int, decay: float = 0.99) -> float:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from cgs.discovery import available_methods, module_of
-from cgs.engine.losses import ramp
+from cgs.engine.losses import ema_decay, ramp, share
 from cgs.engine.views import Batch, ViewSpec
 from cgs.errors import SuiteError, did_you_mean
 from cgs.networks.unet import UNet
@@ -50,12 +50,17 @@ class Progress:
         """The sigmoid ramp-up of `cgs.engine.losses.ramp` at this iteration."""
         return ramp(maximum, self.iteration, self.iterations, steps)
 
+    def share(self, fraction: float) -> int:
+        """`fraction` of this stage in iterations."""
+        return share(fraction, self.iterations)
+
 
 @dataclass(frozen=True)
 class Stage:
     """A part of a training: its length as a multiple of the config's iterations.
 
-    `from_best` starts it from the weights that were best on validation in the stage before.
+    `from_best` starts it from what was best on validation in the stage before: weights and optimiser state.
+    The teachers then start as copies of their students.
     """
 
     name: str = "train"
@@ -68,7 +73,8 @@ class Method:
 
     Class attributes to set: `title` (as the table shows it), `reference` (paper), `Options` (a pydantic
     model: the method's hyper-parameters with ranges and descriptions, the only place of their defaults)
-    and `views`. Set `teachers` to {name: student} for networks that the engine keeps as averages.
+    and `views`. Set `teachers` to {name: student} for networks that the engine keeps as averages, and
+    `self_stepped` to the names of networks that the method trains itself, with `optimisers` of its own.
     """
 
     class Options(BaseModel):
@@ -77,12 +83,14 @@ class Method:
     title: ClassVar[str]
     reference: ClassVar[str]
     teachers: ClassVar[Mapping[str, str]] = {}
+    self_stepped: ClassVar[tuple[str, ...]] = ()
     stages: ClassVar[tuple[Stage, ...]] = (Stage(),)
 
     def __init__(self, task: Task, options: BaseModel | None = None) -> None:
         self.task = task
         self.options = options if options is not None else self.Options()
         self.nets: dict[str, nn.Module] = {}  # Filled by the engine: trained networks and teachers.
+        self.own: dict[str, torch.optim.Optimizer] = {}  # Likewise: what `optimisers` gave.
 
     @cached_property
     def views(self) -> ViewSpec:
@@ -94,9 +102,20 @@ class Method:
         """Whether teachers average batch-norm statistics too; if not, they keep their own."""
         return False
 
+    def teacher_decay(self, progress: Progress) -> float:
+        """a of teacher <- a teacher + (1 - a) student: min(1 - 1/(t+1), 0.99), so iteration 0 copies."""
+        return ema_decay(progress.iteration)
+
     def networks(self, task: Task) -> dict[str, nn.Module]:
         """The networks to train, by name. Called again, with another seed, to initialise the teachers."""
         return {"student": UNet(task.classes, task.width)}
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """Optimisers of the `self_stepped` networks; made once, kept in `self.own` and in checkpoints."""
+        return {}
+
+    def begin(self, labels: Tensor) -> None:
+        """Called once before training, with the label maps (N, H, W) uint8 of all labelled slices."""
 
     def learning_rate(self, progress: Progress, initial: float, power: float) -> float:
         """Learning rate in force during an iteration: polynomial decay, set after each step.
@@ -174,8 +193,15 @@ def build(method: Method, seeded: Callable[[str], None], device: torch.device) -
     for net in nets.values():
         net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     method.nets = nets
+    method.own = method.optimisers()
+
+
+def trained_nets(method: Method) -> dict[str, nn.Module]:
+    """The networks that the engine's optimiser steps: no teachers, none that the method steps itself."""
+    others = {*method.teachers, *method.self_stepped}
+    return {name: net for name, net in method.nets.items() if name not in others}
 
 
 def trained_parameters(method: Method) -> list[nn.Parameter]:
-    """The parameters that the optimiser steps: those of every network that is no teacher."""
-    return [p for n, net in method.nets.items() if n not in method.teachers for p in net.parameters()]
+    """The parameters of all `trained_nets`."""
+    return [p for net in trained_nets(method).values() for p in net.parameters()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import resource
 import signal
 import sys
@@ -9,6 +10,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ from cgs.engine.method import (
     build,
     load_method,
     options_of,
+    trained_nets,
     trained_parameters,
 )
 from cgs.engine.run import (
@@ -178,7 +181,7 @@ class Trainer:
         self.total = sum(length for _, length in self.stages)
         self.done, self.seconds = 0, 0.0
         self.best: dict[str, float] = {"dice": -1.0, "iteration": 0}
-        self.best_state: dict[str, dict[str, Tensor]] = {}
+        self.best_state: dict[str, Any] = {}  # Networks and optimiser, for a next stage that starts there.
         self.describe_run(data, base, options.model_dump(mode="json"), kind.__module__)
         self.seed_torch("dropout")
 
@@ -211,6 +214,7 @@ class Trainer:
             torch.from_numpy(np.asarray(i, dtype=np.int64))
             for i in (slices.labelled_indices(wanted), slices.unlabelled_indices(wanted))
         )
+        self.method.begin(labels[labelled.to(self.device)])
         if self.method.views.unlabelled and not len(unlabelled):
             raise SuiteError(
                 f"{self.cell}: no unlabelled slices are left with {wanted} labelled patients; give a smaller number."
@@ -251,10 +255,14 @@ class Trainer:
                 raise Interrupted(signals[0], self.done)
 
     def begin_stage(self, stage: Stage) -> None:
-        """Start a stage: from the best weights of the one before where it says so; selection starts anew."""
-        if stage.from_best and self.best_state:
-            for name, state in self.best_state.items():
-                self.method.nets[name].load_state_dict(state)
+        """Start a stage: from the best state of the one before where it says so; selection starts anew."""
+        if stage.from_best:
+            if self.best_state:  # Without validation cases there is none: go on from the last state.
+                for name, state in self.best_state["nets"].items():
+                    self.method.nets[name].load_state_dict(state)
+                self.optimiser.load_state_dict(self.best_state["optimiser"])
+            for teacher, student in self.method.teachers.items():
+                self.method.nets[teacher].load_state_dict(self.method.nets[student].state_dict())
         self.best, self.best_state = {"dice": -1.0, "iteration": 0}, {}
 
     def iterate(self, progress: Progress) -> dict[str, Tensor]:
@@ -270,7 +278,7 @@ class Trainer:
         total.backward()
         self.optimiser.step()
         for average in self.averages:
-            average.update(progress.iteration)
+            average.update(self.method.teacher_decay(progress))
         return {name: term.detach() for name, term in terms.items()}
 
     def finite(self, terms: dict[str, Tensor]) -> dict[str, float]:
@@ -316,12 +324,19 @@ class Trainer:
         if score > self.best["dice"]:
             self.best = {"dice": score, "iteration": self.done}
             save_weights(self.folder / WEIGHTS["best"], self.method.inference())
-            if len(self.stages) > 1:
-                self.best_state = {
-                    name: {k: v.detach().clone() for k, v in net.state_dict().items()}
-                    for name, net in self.method.nets.items()
-                }
+            if self.continued():
+                nets = {name: net.state_dict() for name, net in trained_nets(self.method).items()}
+                self.best_state = copy.deepcopy({"nets": nets, "optimiser": self.optimiser.state_dict()})
         display.validated(self.done, score, self.best["dice"], self.seconds)
+
+    def continued(self) -> bool:
+        """Whether a later stage starts from the best state of the present one."""
+        begin = 0
+        for (_, length), (following, _) in pairwise(self.stages):
+            begin += length
+            if self.done <= begin:
+                return following.from_best
+        return False
 
     def save(self) -> None:
         """Write everything that the next iteration depends on."""
@@ -334,6 +349,7 @@ class Trainer:
             "best_state": self.best_state,
             "nets": {name: net.state_dict() for name, net in self.method.nets.items()},
             "optimiser": self.optimiser.state_dict(),
+            "own": {name: optimiser.state_dict() for name, optimiser in self.method.own.items()},
             "state": self.method.state(),
             "noise": self.noise.get_state(),
             "torch": torch.get_rng_state(),
@@ -350,13 +366,12 @@ class Trainer:
             self.log.rewind(0)
             return
         self.done, self.seconds, self.best = values["done"], values["seconds"], values["best"]
-        self.best_state = {
-            name: {k: v.to(self.device) for k, v in state.items()}
-            for name, state in values["best_state"].items()
-        }
+        self.best_state = values["best_state"]
         for name, state in values["nets"].items():
             self.method.nets[name].load_state_dict(state)
         self.optimiser.load_state_dict(values["optimiser"])
+        for name, state in values["own"].items():
+            self.method.own[name].load_state_dict(state)
         self.method.load_state({k: v.to(self.device) for k, v in values["state"].items()})
         self.noise.set_state(values["noise"])
         torch.set_rng_state(values["torch"])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cgs.engine.seeds import generator
@@ -23,14 +24,23 @@ CutMix = Literal["none", "box", "released"]
 class ViewSpec:
     """Which views a method needs.
 
-    unlabelled  whether batches hold unlabelled slices at all
-    strong      number of strong views of every slice (0 to 2)
-    cutmix      boxes for the strong unlabelled views, and a second, independent batch to fill them
+    unlabelled        whether batches hold unlabelled slices at all
+    strong        number of strong views of unlabelled slices
+    blur          probability of a Gaussian blur in a strong view, after the colour jitter
+    quantised     unlabelled slices are truncated to 8 bits before their strong views are made
+    cutmix        boxes for the strong unlabelled views, and a second, independent batch to fill them
+    cutmix_share  probability of a box
+    accompanied   labelled slices have strong views too, and the second batch a labelled half: they enter no
+                  loss, but share the batch statistics of the passes that need the unlabelled ones
     """
 
     unlabelled: bool = True
     strong: int = 0
+    blur: float = 0.0
+    quantised: bool = False
     cutmix: CutMix = "none"
+    cutmix_share: float = 1.0
+    accompanied: bool = False
 
 
 def weak_matrices(count: int, draw: torch.Generator) -> Tensor:
@@ -101,8 +111,24 @@ def colour_jitter(images: Tensor, factors: Tensor) -> Tensor:
     return torch.where(first > 0, stretch(once), brighten(once))
 
 
-def cutmix_boxes(count: int, size: int, draw: torch.Generator) -> Tensor:
-    """(count, 4) integers: top, left, height, width of one box per image.
+def blur_sigmas(count: int, probability: float, draw: torch.Generator) -> Tensor:
+    """(count,): standard deviation of a blur in pixels, U(0.1, 2) with `probability`, else 0."""
+    applied = torch.rand(count, generator=draw) < probability
+    return torch.where(applied, 0.1 + 1.9 * torch.rand(count, generator=draw), torch.zeros(count))
+
+
+def gaussian_blur(images: Tensor, sigmas: Tensor) -> Tensor:
+    """Blur every image (B, 1, H, W) with its own sigma (B,) of 0 (unchanged) to 2 pixels; edges are repeated."""
+    offset = torch.arange(-6, 7, device=images.device)  # Three standard deviations of the widest.
+    weights = torch.exp(-0.5 * (offset / sigmas.to(images.device).clamp(min=1e-3).unsqueeze(1)).square())
+    weights = weights / weights.sum(1, keepdim=True)
+    padded = F.pad(images.transpose(0, 1), (6, 6, 6, 6), mode="replicate")
+    once = F.conv2d(padded, weights.view(-1, 1, 13, 1), groups=len(images))
+    return F.conv2d(once, weights.view(-1, 1, 1, 13), groups=len(images)).transpose(0, 1)
+
+
+def cutmix_boxes(count: int, size: int, draw: torch.Generator, share: float = 1.0) -> Tensor:
+    """(count, 4) integers: top, left, height, width of one box per image; empty but for a `share` of them.
 
     Area fraction a ~ U(0.02, 0.4) once; aspect r ~ U(0.3, 1/0.3) and an integer corner drawn together
     until the box fits; height floor(sqrt(a HW r)), width floor(sqrt(a HW / r)).
@@ -118,6 +144,8 @@ def cutmix_boxes(count: int, size: int, draw: torch.Generator) -> Tensor:
         fits = (corner[:, 0] + height <= size) & (corner[:, 1] + width <= size)
         boxes[missing[fits]] = torch.stack([corner[:, 0], corner[:, 1], height, width], 1)[fits]
         missing = missing[~fits]
+    if share < 1:
+        boxes[torch.rand(count, generator=draw) >= share] = 0
     return boxes
 
 
@@ -151,7 +179,7 @@ class Batch:
 
     labelled, unlabelled        views of the labelled and unlabelled slices
     labels                      (B_l, H, W) int64, turned like the weak labelled views
-    partner_labelled, partner   a second, independent batch, only where CutMix is asked for
+    partner_labelled, partner   a second, independent batch, only where it is asked for
     keep                        per strong view: CutMix mask (B_u, H, W), True keeps, False takes the partner
     noise                       generator on the device for whatever else a method draws
     """
@@ -231,20 +259,28 @@ class BatchMaker:
         return tensor
 
     def _views(self, slices: Tensor, axis: tuple[object, ...], want_labels: bool) -> tuple[Images, Tensor]:
+        """Views of slices, and their labels where wanted: labelled slices are never quantised."""
         size, count = self.images.shape[-1], len(slices)
         matrices = weak_matrices(count, generator(self.seed, "weak", *axis))
         index, inside = sampling_index(self._to_device(matrices), size)
         flat = self._to_device(slices).unsqueeze(1) * (size * size) + index
         shape = (count, 1, size, size)
         weak = (self.images.view(-1)[flat] * inside).view(shape)
-        strong = tuple(
-            colour_jitter(
-                weak, self._to_device(jitter_factors(count, generator(self.seed, "strong", view, *axis)))
-            )
-            for view in range(self.spec.strong)
-        )
+        if self.spec.quantised and not want_labels:
+            weak = (weak * 255).floor() / 255
+        views = 0 if want_labels and not self.spec.accompanied else self.spec.strong
+        strong = tuple(self._strong(weak, (view, *axis)) for view in range(views))
         labels = self.labels.view(-1)[flat] * inside if want_labels else self.labels[:0]
         return Images(weak, strong), labels.long().view(-1, size, size)
+
+    def _strong(self, weak: Tensor, axis: tuple[object, ...]) -> Tensor:
+        """A strong view of weak ones: colour jitter, then a blur where the method wants it."""
+        factors = jitter_factors(len(weak), generator(self.seed, "strong", *axis))
+        strong = colour_jitter(weak, self._to_device(factors))
+        if not self.spec.blur or not len(weak):
+            return strong
+        sigmas = blur_sigmas(len(weak), self.spec.blur, generator(self.seed, "blur", *axis))
+        return gaussian_blur(strong, self._to_device(sigmas))
 
     def __call__(self, iteration: int) -> Batch:
         """The batch of an iteration (0-based)."""
@@ -254,12 +290,14 @@ class BatchMaker:
         batch = Batch(first, labels, second, self.noise)
         if self.spec.cutmix != "none" and len(unlabelled):
             labelled, unlabelled = self.partner_order(iteration)
-            batch.partner_labelled, _ = self._views(labelled, ("partner labelled", iteration), False)
+            if self.spec.accompanied:
+                batch.partner_labelled, _ = self._views(labelled, ("partner labelled", iteration), False)
             batch.partner, _ = self._views(unlabelled, ("partner", iteration), False)
             batch.keep = tuple(self._keep(view, iteration) for view in range(self.spec.strong))
         return batch
 
     def _keep(self, view: int, iteration: int) -> Tensor:
         size = self.images.shape[-1]
-        boxes = cutmix_boxes(self.sizes[1], size, generator(self.seed, "cutmix", view, iteration))
+        draw = generator(self.seed, "cutmix", view, iteration)
+        boxes = cutmix_boxes(self.sizes[1], size, draw, self.spec.cutmix_share)
         return keep_masks(self._to_device(boxes), size, self.spec.cutmix, offset=self.sizes[0])

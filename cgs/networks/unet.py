@@ -7,7 +7,10 @@ aligned corners up. At width 16 and four classes it has 1,813,764 parameters.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -58,17 +61,75 @@ class DoubleBilinear(nn.Module):
         return rows @ x @ columns.T
 
 
+def enlarge(x: Tensor, factor: int) -> Tensor:
+    """Nearest-neighbour up-sampling of (B, C, H, W) by a whole factor.
+
+    Expanding instead of torch's kernel: its gradient is a sum in a fixed order on every device.
+    """
+    batch, channels, height, width = x.shape
+    wide = x[:, :, :, None, :, None].expand(-1, -1, -1, factor, -1, factor)
+    return wide.reshape(batch, channels, height * factor, width * factor)
+
+
+class DoubleNearest(nn.Module):
+    """Nearest-neighbour x2 up-sampling."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return enlarge(x, 2)
+
+
+Up = Literal["bilinear", "transposed", "nearest"]
+"""How a decoder doubles the size: a 1x1 convolution and bilinear or nearest, or one transposed convolution."""
+
+
 class UpBlock(nn.Module):
     """Halve the channels, double the size, concatenate [skip, up], ConvBlock."""
 
-    def __init__(self, channels_in: int, channels_skip: int, channels_out: int) -> None:
+    def __init__(self, channels_in: int, channels_skip: int, channels_out: int, up: Up = "bilinear") -> None:
         super().__init__()
-        self.reduce = nn.Conv2d(channels_in, channels_skip, 1)
-        self.up = DoubleBilinear()
+        self.reduce: nn.Module
+        self.up: nn.Module
+        if up == "transposed":
+            self.reduce = nn.ConvTranspose2d(channels_in, channels_skip, 2, stride=2)
+            self.up = nn.Identity()
+        else:
+            self.reduce = nn.Conv2d(channels_in, channels_skip, 1)
+            self.up = DoubleBilinear() if up == "bilinear" else DoubleNearest()
         self.conv = ConvBlock(2 * channels_skip, channels_out, 0.0)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         return self.conv(torch.cat([skip, self.up(self.reduce(x))], dim=1))
+
+
+class Decoder(nn.ModuleList):
+    """The four up-blocks, coarse to fine; `up` says how they double the size."""
+
+    def __init__(self, width: int, up: Up = "bilinear") -> None:
+        widths = [width * 2**level for level in range(5)]
+        super().__init__(
+            UpBlock(widths[level + 1], widths[level], widths[level], up) for level in (3, 2, 1, 0)
+        )
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Features of the four levels, at 1/8, 1/4, 1/2 and full resolution, from the encoder's five."""
+        x, features = levels[-1], []
+        for block, skip in zip(self, reversed(levels[:-1]), strict=True):
+            x = block(x, skip)
+            features.append(x)
+        return features
+
+
+@contextmanager
+def frozen_statistics(net: nn.Module) -> Iterator[None]:
+    """Within it, the batch norms of a network in train mode use batch statistics but do not track them."""
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 class UNet(nn.Module):
@@ -81,9 +142,7 @@ class UNet(nn.Module):
         self.encoder = nn.ModuleList(
             ConvBlock(i, o, p) for i, o, p in zip(before, widths, DROPOUT, strict=True)
         )
-        self.decoder = nn.ModuleList(
-            UpBlock(widths[level + 1], widths[level], widths[level]) for level in (3, 2, 1, 0)
-        )
+        self.decoder = Decoder(width)
         self.out = nn.Conv2d(width, classes, 3, padding=1)
 
     def encode(self, x: Tensor) -> list[Tensor]:
@@ -95,10 +154,8 @@ class UNet(nn.Module):
 
     def decode(self, levels: list[Tensor]) -> Tensor:
         """Last decoder feature (B, width, H, W) from the encoder's levels."""
-        x = levels[-1]
-        for block, skip in zip(self.decoder, reversed(levels[:-1]), strict=True):
-            x = block(x, skip)
-        return x
+        last: Tensor = self.decoder(levels)[-1]
+        return last
 
     def features(self, x: Tensor) -> Tensor:
         """Last decoder feature (B, width, H, W), the input of the output convolution."""

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from cgs.engine.losses import cross_entropy_and_dice
 from cgs.engine.method import Method, Progress
-from cgs.engine.views import Batch, ViewSpec
-from cgs.specialists import mix
+from cgs.engine.views import Batch, ViewSpec, mix
 
 
 class FixMatch(Method):

@@ -27,10 +27,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from baselines.mean_teacher import noisy
 from cgs.engine.losses import cross_entropy, dice
 from cgs.engine.method import Method, Progress, Task
-from cgs.engine.views import Batch
+from cgs.engine.views import Batch, noisy
 from cgs.networks.unet import UNet, frozen_statistics
 
 GRID = 4

@@ -18,14 +18,8 @@ from torch import Tensor, nn
 
 from cgs.engine.losses import supervised
 from cgs.engine.method import Method, Progress, Task
-from cgs.engine.views import Batch
+from cgs.engine.views import Batch, noisy
 from cgs.plugin import PlugInOptions, generalist, part, run, specialist_terms, unet
-
-
-def noisy(images: Tensor, generator: torch.Generator) -> Tensor:
-    """images + clip(0.1 N(0, 1), -0.2, 0.2)."""
-    noise = torch.randn(images.shape, generator=generator, device=images.device)
-    return images + (0.1 * noise).clamp(-0.2, 0.2)
 
 
 class MeanTeacher(Method):

@@ -18,10 +18,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from baselines.mean_teacher import noisy
 from cgs.engine.losses import supervised
 from cgs.engine.method import Method, Progress
-from cgs.engine.views import Batch
+from cgs.engine.views import Batch, noisy
 
 
 def threshold(progress: Progress) -> float:

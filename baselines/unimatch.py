@@ -26,10 +26,9 @@ from torch import Tensor, nn
 
 from cgs.engine.losses import dice, supervised
 from cgs.engine.method import Method, Progress, Task
-from cgs.engine.views import Batch, ViewSpec
+from cgs.engine.views import Batch, ViewSpec, mix
 from cgs.networks.specialists import CollaborativeNet
 from cgs.plugin import Outputs, PlugInOptions, generalist, part, run, specialist_terms, unet
-from cgs.specialists import mix
 
 
 def with_perturbed_features(net: nn.Module, images: Tensor) -> tuple[Outputs, Tensor]:

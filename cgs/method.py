@@ -20,9 +20,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cgs.engine.method import Method, Progress, Task
-from cgs.engine.views import Batch, ViewSpec
+from cgs.engine.views import Batch, ViewSpec, mix
 from cgs.networks.specialists import CollaborativeNet, split
-from cgs.specialists import mix, pseudo_labels, supervised_loss, unsupervised_losses
+from cgs.specialists import pseudo_labels, supervised_loss, unsupervised_losses
 
 Outputs = tuple[Tensor, Tensor]
 

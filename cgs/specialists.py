@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cgs.engine.losses import cross_entropy, dice, one_hot
+from cgs.engine.views import mix
 
 BACKGROUND, TARGET, REMAINING = 0, 1, 2
 
@@ -62,17 +63,6 @@ def consensus(generalist_label: Tensor, fused_label: Tensor) -> tuple[Tensor, Te
     """Label and mask where generalist and specialists agree; the label is 0 elsewhere. All (B, H, W)."""
     agree = generalist_label == fused_label
     return torch.where(agree, generalist_label, torch.zeros_like(generalist_label)), agree
-
-
-def mix(own: Tensor, partner: Tensor, keep: Tensor | None) -> Tensor:
-    """CutMix: the pixels of `own` where `keep` (B, H, W) is True, else those of `partner`.
-
-    The tensors are (B, ..., H, W).
-    """
-    if keep is None:
-        return own
-    shape = (keep.shape[0], *[1] * (own.dim() - 3), *keep.shape[1:])
-    return torch.where(keep.view(shape), own, partner)
 
 
 @dataclass

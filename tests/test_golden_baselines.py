@@ -9,7 +9,6 @@ from test_goldens import (
     LABELS,
     LOGITS,
     MASK,
-    OWN,
     PROBABILITIES,
     REST,
     Replay,
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 from baselines import bcp, caussl, ctct, dhc, magicnet, mc_net, ss_net, unimatch, urpc
 from cgs.engine.losses import dice, one_hot, ramp
-from cgs.engine.method import Method, Progress, Task, build
+from cgs.engine.method import Method, Progress, Task
 from cgs.engine.views import Batch, Images
 
 TASK, MIDDLE = Task(4, 32), Progress(15000, 30000)

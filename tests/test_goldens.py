@@ -15,11 +15,11 @@ from baselines.mean_teacher import MeanTeacher
 from baselines.ua_mt import masked_distance, threshold, uncertainty
 from cgs.engine import losses
 from cgs.engine.method import Method, Progress, Task
-from cgs.engine.views import Batch, Images, colour_jitter
+from cgs.engine.views import Batch, Images, colour_jitter, mix
 from cgs.method import CGS
 from cgs.networks.specialists import CollaborativeNet
 from cgs.networks.unet import DoubleBilinear, UNet, _double_matrix
-from cgs.specialists import PseudoLabels, mix, pseudo_labels, supervised_loss, unsupervised_losses
+from cgs.specialists import PseudoLabels, pseudo_labels, supervised_loss, unsupervised_losses
 
 GOLDENS = json.loads((Path(__file__).parent / "goldens.json").read_text())
 

@@ -165,6 +165,23 @@ def keep_masks(boxes: Tensor, size: int, cutmix: CutMix, offset: int = 0) -> Ten
     return ~((rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width))
 
 
+def mix(own: Tensor, partner: Tensor, keep: Tensor | None) -> Tensor:
+    """CutMix: the pixels of `own` where `keep` (B, H, W) is True, else those of `partner`.
+
+    The tensors are (B, ..., H, W).
+    """
+    if keep is None:
+        return own
+    shape = (keep.shape[0], *[1] * (own.dim() - 3), *keep.shape[1:])
+    return torch.where(keep.view(shape), own, partner)
+
+
+def noisy(images: Tensor, generator: torch.Generator) -> Tensor:
+    """images + clip(0.1 N(0, 1), -0.2, 0.2)."""
+    noise = torch.randn(images.shape, generator=generator, device=images.device)
+    return images + (0.1 * noise).clamp(-0.2, 0.2)
+
+
 @dataclass
 class Images:
     """Views of some slices: `weak` (B, 1, H, W) in [0, 1] and `strong`, a tuple of such tensors."""

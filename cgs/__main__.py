@@ -76,6 +76,10 @@ def parser() -> argparse.ArgumentParser:
     command("retry", retry, "Forget failed runs, so that the next snakemake trains them again.")
     sub = command("plan", plan, "Check a config (JSON on stdin) and print what is to be run.", config=False)
     command("methods", methods, "List the methods.", config=False)
+    sub = command(
+        "new-baseline", new_baseline, "Write the skeleton of a new method into baselines/.", config=False
+    )
+    sub.add_argument("name", help="its name in configs: small letters, digits and hyphens")
     sub = command("schema", schema, "Write the presets, the JSON schema and the docs table.", config=False)
     return top
 
@@ -195,6 +199,15 @@ def methods(options: argparse.Namespace) -> None:
 
     for name, method in all_methods().items():
         print(f"{name:<20} {method.title:<20} {method.reference}")
+
+
+def new_baseline(options: argparse.Namespace) -> None:
+    from cgs.skeleton import new_baseline as write
+
+    path = write(options.name)
+    print(f"{path} is a method that works already; make it yours, then:")
+    print(f"  python -m pytest tests/test_conformance.py -k {options.name}")
+    print(f"  add {options.name} to `methods` in a config (docs/adding-a-baseline.md)")
 
 
 def schema(options: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from cgs.data.prepare import prepare
 from cgs.engine.train import train
 from cgs.paths import Paths
 from cgs.plan import Cell
+from cgs.presets import VARIANTS
 
 torch.set_num_threads(1)
 
@@ -82,7 +83,7 @@ def run_cell(phantom: Path, tmp_path: Path) -> Callable[..., Path]:
     """run_cell(method, place="a", **changes) trains a cell and gives its run folder."""
 
     def run(method: str, place: str = "a", seed: int = 0, labelled: str = "1", **changes: Any) -> Path:
-        config = small_config(**changes)
+        config = small_config(**{"variants": VARIANTS, **changes})
         paths = Paths(config.name, results=tmp_path / place)
         paths.data("phantom").parent.mkdir(parents=True, exist_ok=True)
         if not paths.data("phantom").exists():

@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import small_config
 
 import cgs.engine.train as engine
 from cgs.data.store import load_slices
 from cgs.discovery import available_methods
 from cgs.engine.losses import supervised
-from cgs.engine.method import Method, Progress, Task, build, load_method, trained_parameters
+from cgs.engine.method import Method, Progress, Task, build, load_method, options_of, trained_parameters
 from cgs.engine.seeds import generator
 from cgs.engine.views import BatchMaker
+from cgs.presets import VARIANTS
 
-METHODS = available_methods()
-pytestmark = pytest.mark.parametrize("name", METHODS)
+pytestmark = pytest.mark.parametrize("name", [*available_methods(), *VARIANTS])
 
 
 def labelled_of(name: str) -> str:
@@ -28,7 +29,9 @@ def labelled_of(name: str) -> str:
 
 
 def made(name: str, classes: int = 5, size: int = 32, seed: int | None = None) -> Method:
-    method = load_method(name)(Task(classes, size, 4))
+    base, values = small_config(variants=VARIANTS).method_and_options(name)
+    kind = load_method(base)
+    method = kind(Task(classes, size, 4), options_of(kind, values, name))
     build(method, lambda axis: torch.manual_seed(len(axis) if seed is None else seed), torch.device("cpu"))
     return method
 
@@ -47,7 +50,7 @@ def same(first: Path, second: Path, name: str = "weights-last.safetensors") -> b
 
 
 def test_is_described(name: str, phantom: Path) -> None:
-    method = load_method(name)
+    method = type(made(name))
     assert method.title and method.reference and (method.__doc__ or "").strip()
     for option, field in method.Options.model_fields.items():
         assert field.description, f"option {option} needs a description"

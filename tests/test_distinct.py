@@ -11,6 +11,7 @@ from test_conformance import batches, made
 from cgs.discovery import available_methods
 from cgs.engine.method import Progress
 from cgs.networks.unet import UNet
+from cgs.presets import VARIANTS
 
 
 def gradient(name: str, folder: Path) -> torch.Tensor:
@@ -37,7 +38,7 @@ def gradient(name: str, folder: Path) -> torch.Tensor:
 
 def test_gradients_differ(phantom: Path) -> None:
     # Fully-supervised differs from labelled-only in the labels that it sees, not in its loss.
-    methods = [m for m in available_methods() if m != "fully-supervised"]
+    methods = [m for m in (*available_methods(), *VARIANTS) if m != "fully-supervised"]
     gradients = {name: gradient(name, phantom) for name in methods}
     for first, second in combinations(methods, 2):
         difference = (gradients[first] - gradients[second]).norm() / gradients[first].norm()

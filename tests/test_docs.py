@@ -2,40 +2,83 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
-import types
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from cgs.discovery import ROOT, available_methods
-from cgs.engine.method import Method, Progress, Task, build
-from cgs.engine.seeds import generator
-from cgs.engine.views import BatchMaker
+from cgs.errors import SuiteError
+from cgs.skeleton import new_baseline
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_method_of_the_walk_through_works() -> None:
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the checkout as a user has it, without results."""
+    folder = tmp_path / "checkout"
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "results", "reports", "*.egg-info")
+    shutil.copytree(ROOT, folder, ignore=ignored)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Digest of every file of a checkout that a user may be said to touch."""
+    made = ("results", "reports", ".snakemake", ".pytest_cache", "__pycache__", ".hypothesis")
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not set(made) & set(path.relative_to(folder).parts)
+    }
+
+
+def test_adding_a_baseline_as_the_page_says(checkout: Path) -> None:
+    """Every block of the page in its order: commands are run, code and config go where the page says."""
+    before = contents(checkout)
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONPATH": str(checkout),
+        "OMP_NUM_THREADS": "1",
+    }
     text = (ROOT / "docs" / "adding-a-baseline.md").read_text()
-    code = re.search(r"```python\n(.*?)```", text, re.S)
-    assert code
-    module = types.ModuleType("walk")
-    exec(compile(code[1], "adding-a-baseline.md", "exec"), module.__dict__)
-    kinds = [
-        v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Method) and v is not Method
-    ]
-    assert len(kinds) == 1
-    method = kinds[0](Task(3, 32, 4))
-    build(method, lambda axis: torch.manual_seed(0), torch.device("cpu"))
-    images = torch.rand(10, 32, 32)
-    labels = (3 * images).to(torch.uint8).clamp(max=2)
-    parts = (torch.arange(4), torch.arange(4, 10))
-    batch = BatchMaker(images, labels, *parts, method.views, (4, 4), 0, generator(0, "noise"))(0)
-    terms = method.loss(batch, Progress(500, 1000))
-    assert set(terms) == {"supervised", "entropy"}
-    assert 0 < float(terms["entropy"].detach()) < 0.1 * torch.log(torch.tensor(3.0))
+    ran = []
+    for language, block in re.findall(r"```(\w+)\n(.*?)```", text, re.S):
+        if language == "python":
+            (checkout / "baselines" / "ict.py").write_text(block)
+        elif language == "yaml":
+            (checkout / block.split("\n")[0].removeprefix("# ")).write_text(block)
+        else:
+            command = ["bash", "-euc", block]
+            done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+            ran.append(done.stdout + done.stderr)
+    after = contents(checkout)
+    assert {k for k in after if after[k] != before.get(k)} == {"baselines/ict.py", "config/mine.yaml"}
+    assert before.keys() <= after.keys()
+    assert re.search(r"\d+ passed", ran[0]) and "failed" not in ran[0]
+    assert "ICT" in (checkout / "reports" / "mine" / "index.html").read_text()
+
+
+def test_new_baseline_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    (tmp_path / "baselines").mkdir()
+    path = new_baseline("my-method-2", tmp_path)
+    assert path == tmp_path / "baselines" / "my_method_2.py" and "class MyMethod2(Method)" in path.read_text()
+    for name, why in (
+        ("cps", "exists"),
+        ("My Method", "does not fit"),
+        ("../x", "does not fit"),
+        ("2x", "does not fit"),
+    ):
+        with pytest.raises(SuiteError, match=why):
+            new_baseline(name, tmp_path)
+    assert [p.name for p in (tmp_path / "baselines").iterdir()] == ["my_method_2.py"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -19,6 +19,12 @@ from cgs.presets import VARIANTS
 
 torch.set_num_threads(1)
 
+# What happens once in sixty or a hundred iterations must happen in the twelve of a test.
+BUSY = {
+    "caussl": {"extends": "caussl", "period": 2, "max_steps": 2},
+    "magicnet": {"extends": "magicnet", "blend_after": 2, "refresh_every": 3},
+}
+
 
 class Silent:
     """A display that shows nothing."""
@@ -83,7 +89,7 @@ def run_cell(phantom: Path, tmp_path: Path) -> Callable[..., Path]:
     """run_cell(method, place="a", **changes) trains a cell and gives its run folder."""
 
     def run(method: str, place: str = "a", seed: int = 0, labelled: str = "1", **changes: Any) -> Path:
-        config = small_config(**{"variants": VARIANTS, **changes})
+        config = small_config(**{"variants": {**VARIANTS, **BUSY}, **changes})
         paths = Paths(config.name, results=tmp_path / place)
         paths.data("phantom").parent.mkdir(parents=True, exist_ok=True)
         if not paths.data("phantom").exists():

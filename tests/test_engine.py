@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 import cgs.engine.train as engine
 from baselines.labelled_only import LabelledOnly
 from cgs.engine.average import Average
+from cgs.engine.losses import ema_decay
 from cgs.engine.method import Progress, Stage
 from cgs.engine.run import load_checkpoint, save_checkpoint
 from cgs.engine.train import Interrupted, explain, train
@@ -61,12 +63,12 @@ def test_best_and_last_are_both_kept(run_cell: Callable[..., Path], monkeypatch:
 def test_teacher_is_the_stated_average() -> None:
     student, teacher = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     average = Average(teacher, student, buffers=False)
-    average.update(0)
+    average.update(ema_decay(0))
     assert torch.equal(teacher.weight, student.weight)  # Iteration 0 copies the student.
     before = teacher.weight.clone()
     with torch.no_grad():
         student.weight.add_(1.0)
-    average.update(4)  # a = 1 - 1/5
+    average.update(ema_decay(4))  # a = 1 - 1/5
     torch.testing.assert_close(teacher.weight, before + 0.2)
 
 
@@ -109,6 +111,33 @@ def test_stages(run_cell: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) 
     assert kept and all(torch.equal(kept[k], first_weights[k]) for k in kept)
     facts = json.loads((folder / "provenance.json").read_text())
     assert facts["best_iteration"] == 24 and facts["iterations"] == 30
+
+
+def test_a_stage_from_best_restores_optimiser_and_teachers(
+    run_cell: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BCP pre-trains for 4 of 16 iterations; the best state is that of iteration 2, not the last one."""
+    scores = iter([0.9, 0.1, *[0.5] * 20])
+    monkeypatch.setattr(
+        engine.Validation, "__call__", lambda self, method: torch.full((4,), next(scores)).numpy()
+    )
+    states: dict[int, dict] = {}
+    iterate = engine.Trainer.iterate
+
+    def watched(self: engine.Trainer, progress: Progress) -> dict[str, torch.Tensor]:
+        momentum = [s["momentum_buffer"].clone() for s in self.optimiser.state.values()]
+        nets = {name: copy.deepcopy(net.state_dict()) for name, net in self.method.nets.items()}
+        states[self.done] = {"momentum": momentum, **nets}
+        return iterate(self, progress)
+
+    monkeypatch.setattr(engine.Trainer, "iterate", watched)
+    run_cell("bcp", training={"validate_every": 2, "checkpoint_every": 2})
+    best, start = states[2], states[4]
+    for key, value in start["student"].items():
+        assert torch.equal(value, best["student"][key]) and torch.equal(value, start["teacher"][key])
+    assert len(start["momentum"]) == len(best["momentum"]) > 0
+    assert all(torch.equal(a, b) for a, b in zip(start["momentum"], best["momentum"], strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(start["momentum"], states[3]["momentum"], strict=True))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(

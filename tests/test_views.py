@@ -12,8 +12,10 @@ from cgs.engine.views import (
     BatchMaker,
     Order,
     ViewSpec,
+    blur_sigmas,
     colour_jitter,
     cutmix_boxes,
+    gaussian_blur,
     jitter_factors,
     keep_masks,
     sampling_index,
@@ -112,6 +114,42 @@ def test_order_repeats_sets_that_are_smaller_than_a_batch() -> None:
     labelled, unlabelled = Order(torch.arange(3), torch.arange(3, 5), (8, 8), 0, "main")(5)
     assert len(labelled) == len(unlabelled) == 8
     assert labelled.bincount().tolist() in ([3, 3, 2], [3, 2, 3], [2, 3, 3])
+
+
+def test_blur_equals_scipy() -> None:
+    images = torch.rand(4, 1, 24, 24)
+    sigmas = torch.tensor([0.0, 0.1, 0.9, 2.0])
+    blurred = gaussian_blur(images, sigmas)
+    assert torch.equal(blurred[0], images[0])
+    for image, out, sigma in zip(images, blurred, sigmas.tolist(), strict=True):
+        expected = ndimage.gaussian_filter(image[0].numpy(), sigma, mode="nearest", radius=6)
+        np.testing.assert_allclose(out[0].numpy(), expected, atol=1e-5)
+
+
+def test_blurs_and_boxes_come_in_their_share() -> None:
+    sigmas = blur_sigmas(20000, 0.5, generator(0, "test"))
+    drawn = sigmas[sigmas > 0]
+    assert abs(len(drawn) / 20000 - 0.5) < 0.02
+    assert drawn.min() >= 0.1 and drawn.max() <= 2 and abs(drawn.mean() - 1.05) < 0.02
+    boxes = cutmix_boxes(20000, 32, generator(0, "test"), share=0.5)
+    empty = (boxes == 0).all(1)
+    assert abs(empty.float().mean() - 0.5) < 0.02
+    assert keep_masks(boxes[empty], 32, "box").all()
+    always = cutmix_boxes(20000, 32, generator(0, "test"))
+    assert torch.equal(boxes[~empty], always[~empty])
+
+
+def test_quantised_views_are_truncated_to_bytes() -> None:
+    images = torch.rand(20, 16, 16)
+    labels = torch.zeros(20, 16, 16, dtype=torch.uint8)
+    parts = (torch.arange(8), torch.arange(8, 20))
+    spec = ViewSpec(strong=1, quantised=True, cutmix="box")
+    batch = BatchMaker(images, labels, *parts, spec, (4, 4), 3, generator(0, "noise"))(7)
+    plain = BatchMaker(images, labels, *parts, ViewSpec(), (4, 4), 3, generator(0, "noise"))(7)
+    assert torch.equal(batch.unlabelled.weak, (plain.unlabelled.weak * 255).floor() / 255)
+    assert batch.partner is not None and batch.partner_labelled is None
+    assert torch.equal(batch.partner.weak, (batch.partner.weak * 255).round() / 255)
+    assert torch.equal(batch.labelled.weak, plain.labelled.weak) and batch.labelled.strong == ()
 
 
 def test_axes_are_independent() -> None:

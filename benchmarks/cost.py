@@ -1,0 +1,198 @@
+"""What every method costs: parameters, passes, time and memory of an iteration.
+
+    python benchmarks/cost.py [--size 64] [--batch 12] [--rounds 7] [--device cpu] [--markdown docs/cost.md]
+
+All methods are built on random slices with three targets and take iterations in turn (a round each), so that other work
+on the machine meets all alike. The time is the median of the rounds relative to labelled-only, batch and optimiser step
+included, in the middle of a 30,000-iteration training; iteration 15,000, in which CauSSL has its max step, counts one
+sixtieth. Passes are counted in images through an encoder (of tiles: by their area), relative to a labelled batch:
+`forward` all of them, `backward` those whose gradient flows back. Peak memory is measured in a process of its own for
+each method: on the CPU how far its resident memory rose during three iterations, on CUDA what torch had allocated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cgs.config import TrainingConfig
+from cgs.engine.average import Average
+from cgs.engine.device import describe
+from cgs.engine.method import Method, Progress, Task, build, load_method, options_of, trained_parameters
+from cgs.engine.seeds import generator
+from cgs.engine.views import BatchMaker
+from cgs.files import write_text
+from cgs.networks.swin_unet import SwinUNet
+from cgs.networks.unet import UNet
+from cgs.presets import METHODS, VARIANTS, demo
+
+MIDDLE = 15000
+
+
+class Iteration:
+    """One method with its batches, optimiser and teachers; calling it does one iteration."""
+
+    def __init__(self, name: str, size: int, batch: int, device: torch.device) -> None:
+        config = demo().model_copy(update={"variants": {}})
+        base, values = (VARIANTS[name]["extends"], VARIANTS[name]) if name in VARIANTS else (name, {})
+        kind = load_method(str(base))
+        options = options_of(kind, {k: v for k, v in values.items() if k != "extends"}, name)
+        self.method: Method = kind(Task(4, size, 16), options)
+        build(self.method, lambda axis: torch.manual_seed(len(axis)), device)
+        draw = torch.Generator().manual_seed(0)
+        images = torch.rand(6 * batch, size, size, generator=draw).to(device)
+        labels = torch.randint(0, 4, images.shape, generator=draw, dtype=torch.uint8).to(device)
+        parts = torch.arange(2 * batch), torch.arange(2 * batch, 6 * batch)
+        noise = generator(0, "noise", device=device)
+        self.batches = BatchMaker(images, labels, *parts, self.method.views, (batch, batch), 0, noise)
+        self.method.begin(labels[: 2 * batch])
+        training: TrainingConfig = config.training
+        self.optimiser = torch.optim.SGD(
+            trained_parameters(self.method), lr=1e-3, momentum=training.momentum, foreach=True
+        )
+        self.averages = [
+            Average(self.method.nets[t], self.method.nets[s], self.method.average_buffers)
+            for t, s in self.method.teachers.items()
+        ]
+        self.done, self.device = 0, device
+
+    def __call__(self) -> None:
+        progress = Progress(MIDDLE + self.done, 30000, "train")
+        terms = self.method.loss(self.batches(self.done), progress)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.stack([t.float() for t in terms.values()]).sum().backward()
+        self.optimiser.step()
+        for average in self.averages:
+            average.update(self.method.teacher_decay(progress))
+        self.done += 1
+
+    def seconds(self) -> float:
+        """Wall seconds of one iteration, waiting for the device."""
+        start = time.perf_counter()
+        self()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - start
+
+
+def passes(iteration: Iteration, size: int, batch: int) -> tuple[float, float]:
+    """Images that go forward through an encoder, and backward, in one iteration; in labelled batches."""
+    counted: Counter[str] = Counter()
+
+    def forward(module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+        images = given[0].shape[0] * given[0].shape[-1] ** 2 / size**2
+        counted["forward"] += images
+        if out.requires_grad:
+            out.register_hook(lambda gradient: counted.update({"backward": images}))
+
+    hooks = []
+    for net in iteration.method.nets.values():
+        for module in net.modules():
+            if isinstance(module, UNet | SwinUNet):
+                first = module.encoder[0] if isinstance(module, UNet) else module.embed
+                hooks.append(first.register_forward_hook(forward))
+    iteration()
+    for hook in hooks:
+        hook.remove()
+    return counted["forward"] / batch, counted["backward"] / batch
+
+
+def peak_bytes(name: str, size: int, batch: int, device: torch.device) -> int:
+    """Peak memory of three iterations in this process."""
+    iteration = Iteration(name, size, batch, device)
+    iteration.done = 1  # Without the max step of CauSSL, which is rare and small.
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew from here.
+    before = resident("VmRSS")
+    for _ in range(3):
+        iteration()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> int:
+    """Bytes that /proc/self/status gives: VmRSS, resident now, or VmHWM, at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def peak_apart(name: str, options: argparse.Namespace) -> int:
+    """`peak_bytes` in a process of its own."""
+    arguments = ["--size", str(options.size), "--batch", str(options.batch), "--device", options.device]
+    command = [sys.executable, __file__, "--peak", name, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(json.loads(done.stdout))
+
+
+def table(names: list[str], options: argparse.Namespace, device: torch.device) -> list[str]:
+    """The rows of the table as Markdown."""
+    iterations = {name: Iteration(name, options.size, options.batch, device) for name in names}
+    rare = {name: iteration.seconds() for name, iteration in iterations.items()}
+    counted = {name: passes(it, options.size, options.batch) for name, it in iterations.items()}
+    spent: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(options.rounds):
+        for name, iteration in iterations.items():
+            spent[name].append(iteration.seconds())
+    mean = {n: statistics.median(s) + (rare[n] - statistics.median(s)) / 60 for n, s in spent.items()}
+    unit = mean["labelled-only"]
+    rows = [
+        "| method | parameters in training | at inference | forward | backward | time | peak memory (MB) |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, iteration in iterations.items():
+        method = iteration.method
+        trained = sum(p.numel() for p in trained_parameters(method))
+        kept = sum(p.numel() for net in method.inference().values() for p in net.parameters())
+        forward, backward = counted[name]
+        peak = peak_apart(name, options) / 1e6
+        numbers = f"{forward:g} | {backward:g} | {mean[name] / unit:.1f} | {peak:.0f}"
+        rows.append(f"| {name} | {trained:,} | {kept:,} | {numbers} |")
+    rows += ["", f"Labelled-only: {1000 * unit:.0f} ms an iteration."]
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--markdown", help="also write the table into this file")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    device = torch.device(options.device)
+    if options.peak:
+        print(peak_bytes(options.peak, options.size, options.batch, device))
+        return
+    names = [name for name in METHODS if name != "fully-supervised"]
+    rows = table([*names, *VARIANTS], options, device)
+    where = f"{describe(device)}, one thread" if device.type == "cpu" else describe(device)
+    heading = [
+        "# Cost of an iteration",
+        "",
+        f"Measured by `python benchmarks/cost.py --size {options.size} --batch {options.batch} --rounds "
+        f"{options.rounds}` on {where}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}: "
+        f"{options.size} x {options.size} pixels, batch {options.batch} + {options.batch}, three targets, "
+        "width 16, float32.",
+        "",
+        *(__doc__ or "").split("\n\n", 2)[2].strip().splitlines(),
+        "",
+    ]
+    print("\n".join(rows))
+    if options.markdown:
+        write_text(options.markdown, "\n".join([*heading, *rows]) + "\n")
+
+
+if __name__ == "__main__":
+    main()

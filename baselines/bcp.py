@@ -13,12 +13,11 @@ arg-max of the teacher in train mode, of which each class keeps its largest 8-co
 teacher averages parameters and batch-norm statistics with 0.99 throughout. No learning rate decay, no ramp.
 
 Until late 2023 the release ignored the mask in the Dice of the background; here it is mended (`mask_background`).
-The components are found per target, for any number of them.
+The components are found per target, for any number of them, on the host. Both halves have as many images as half of the
+smaller one of the labelled and the unlabelled batch; an odd image is left out.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
@@ -99,7 +98,7 @@ class BidirectionalCopyPaste(Method):
                 labelled[first], labelled[second], labels[first], labels[second], mask
             )
             return {"supervised": outside + inside}
-        pseudo = [self.pseudo_labels(unlabelled[half_]) for half_ in (first, second)]
+        pseudo = [self.pseudo_labels(unlabelled[images]) for images in (first, second)]
         taught_1, true_1 = self.pasted(unlabelled[first], labelled[first], pseudo[0], labels[first], mask)
         true_2, taught_2 = self.pasted(labelled[second], unlabelled[second], labels[second], pseudo[1], mask)
         return {
@@ -107,9 +106,10 @@ class BidirectionalCopyPaste(Method):
             "pseudo": self.options.pseudo_weight * (taught_1 + taught_2),
         }
 
-    def pasted(self, outer: Tensor, inner: Tensor, *labels_and_mask: Any) -> tuple[Tensor, Tensor]:
+    def pasted(
+        self, outer: Tensor, inner: Tensor, outer_labels: Tensor, inner_labels: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Losses of the student outside and inside the rectangle of `inner` pasted into `outer`."""
-        outer_labels, inner_labels, mask = labels_and_mask
         logits = self.nets["student"](torch.where(mask, outer, inner))
         return (
             region_loss(logits, outer_labels, mask, self.options.mask_background),

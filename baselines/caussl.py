@@ -9,8 +9,8 @@ code was released; this is its CPS flavour on two shared U-Nets.
     c(t) = 0.1 exp(-5 (1 - min(s, 40) / 40)^2), s = floor(200 t / T)
 
 W are convolution weights as matrices (out x rest), A square matrices that try to predict one network's rows from the
-other's. The crossed term starts after 400, the dependence after 500 of 30,000 iterations (kept as shares) and its first
-max step. Network 1 is reported.
+other's. The crossed term starts after 400, the dependence after 500 of 30,000 iterations (our choice: the release has
+these numbers in 5,000) and its first max step. Network 1 is reported.
 
 What differs from the release: 2D, Dice over all classes, the protocol's learning rate decay, and one backward pass of
 L_1 + L_2 (the release steps network 1 before it uses its graph again, which torch refuses).
@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from cgs.engine.losses import cross_entropy, supervised
+from cgs.engine.losses import cross_entropy, in_float32, supervised
 from cgs.engine.method import Method, Progress, Task
 from cgs.engine.views import Batch
 from cgs.networks.unet import UNet
@@ -37,11 +37,12 @@ def weight_rows(net: nn.Module) -> list[Tensor]:
 
 def dependence(own: Sequence[Tensor], other: Sequence[Tensor], mixing: Sequence[Tensor]) -> Tensor:
     """D(own | other): mean squared cosine of the rows of A W_other and of W_own, over rows and layers."""
-    cosines = [
-        nn.functional.cosine_similarity(a @ w2, w1, dim=1).square().mean()
-        for w1, w2, a in zip(own, other, mixing, strict=True)
-    ]
-    return torch.stack(cosines).mean()
+    with in_float32(own[0]):
+        cosines = [
+            nn.functional.cosine_similarity(a @ w2, w1, dim=1).square().mean()
+            for w1, w2, a in zip(own, other, mixing, strict=True)
+        ]
+        return torch.stack(cosines).mean()
 
 
 class Mixing(nn.ParameterList):

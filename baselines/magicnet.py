@@ -8,7 +8,7 @@ release is 3D, and how the CGS paper ported it is not said; this is our 2D port:
 P: softmax on whole images. P_cross: at every position the tiles are permuted across the batch, the mixed images pass,
 their last features are put back and classified. P_within: every tile passes alone, its features are put together and
 classified. L_loc: an MLP on a tile's deepest feature says where in its image the tile lies.
-yhat: arg-max of the averaged teacher on noisy images, from iteration 100 on blended with the logits within,
+yhat: arg-max of the averaged teacher on noisy images, after iteration 100 blended with the logits within,
 
     z = (1 - w) z_teacher + w z_within,  w = n_c / max n of the teacher's class c, n the counts of recent labels,
 

@@ -54,7 +54,7 @@ class MeanTeacher(Method):
     def consistency(self, student: Tensor, teacher: Tensor, progress: Progress) -> Tensor:
         """lambda(t) times the mean squared difference of the softmax maps; 0 during the delay."""
         distance = (student.float().softmax(1) - teacher.float().softmax(1)).square().mean()
-        started = progress.iteration >= round(self.options.delay * progress.iterations)
+        started = progress.iteration >= progress.share(self.options.delay)
         return distance * (progress.ramp(self.options.lambda_max) if started else 0.0)
 
     def inference(self) -> dict[str, nn.Module]:

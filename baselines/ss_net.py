@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from cgs.engine.losses import dice
+from cgs.engine.losses import dice, in_float32
 from cgs.engine.method import Method, Progress, Task
 from cgs.engine.views import Batch
 from cgs.networks.unet import UNet, frozen_statistics
@@ -64,7 +64,7 @@ def pixels(features: Tensor) -> Tensor:
 
 def scores(selector: nn.Module, vectors: Tensor) -> Tensor:
     """Sigmoid scores (N,) of vectors (N, F)."""
-    return selector(vectors).squeeze(1).sigmoid()
+    return selector(vectors).float().squeeze(1).sigmoid()
 
 
 @torch.no_grad()
@@ -103,13 +103,14 @@ def separation(
             continue
         score = scores(net.pixel_selectors[c], mine.detach())
         weight = len(score) * score / score.sum()
-        unit = F.normalize(vectors, dim=1)
-        other = torch.ones_like(unit[:, 0])
+        slots = F.normalize(vectors.float(), dim=1)
+        other = torch.ones_like(slots[:, 0])
         if memory_weights:
-            score = scores(net.memory_selectors[c], unit)
+            score = scores(net.memory_selectors[c], slots)
             other = len(score) * score / score.sum()
         # mean_j v_j (1 - q.m_j) is mean(v) - q . mean(v m): no table of all pairs.
-        distance = other.mean() - F.normalize(mine, dim=1) @ (other.unsqueeze(1) * unit).mean(0)
+        with in_float32(mine):
+            distance = other.mean() - F.normalize(mine.float(), dim=1) @ (other.unsqueeze(1) * slots).mean(0)
         total = total + (weight * distance).mean()
     return total / len(net.pixel_selectors)
 
@@ -144,12 +145,11 @@ class SmoothnessAndSeparation(Method):
 
     options: Options
 
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)  # type: ignore[arg-type]
-        self.memory: dict[int, Tensor] = {}
-
     def networks(self, task: Task) -> dict[str, nn.Module]:
         return {"student": SeparatingNet(task.classes, task.width)}
+
+    def begin(self, labels: Tensor) -> None:
+        self.memory: dict[int, Tensor] = {}
 
     def learning_rate(self, progress: Progress, initial: float, power: float) -> float:
         return initial

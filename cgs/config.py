@@ -30,7 +30,7 @@ class DatasetBase(Strict):
     """What every dataset has."""
 
     size: int = Field(
-        224, ge=16, le=1024, multiple_of=16, description="Working image size in pixels (square)."
+        224, ge=32, le=1024, multiple_of=16, description="Working image size in pixels (square)."
     )
     labelled: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (3, 7), min_length=1, description="Numbers of labelled training patients to train with."

@@ -45,9 +45,9 @@ def unet(task: Task, options: PlugInOptions) -> nn.Module:
 
 def generalist(net: nn.Module) -> UNet:
     """The U-Net that is kept for inference."""
-    part = net.generalist if isinstance(net, CollaborativeNet) else net
-    assert isinstance(part, UNet)
-    return part
+    kept = net.generalist if isinstance(net, CollaborativeNet) else net
+    assert isinstance(kept, UNet)
+    return kept
 
 
 def run(net: nn.Module, images: Tensor) -> Outputs:

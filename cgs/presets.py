@@ -6,21 +6,22 @@ from typing import Any
 
 from cgs.config import Config, parse_config
 
-METHODS = [
-    *(
-        "cgs",
-        "fully-supervised",
-        "unimatch",
-        "bcp",
-        "fixmatch",
-        "magicnet",
-        "dhc",
-        "caussl",
-        "ss-net",
-        "mc-net",
-    ),
-    *("ctct", "urpc", "cps", "ua-mt", "mean-teacher", "labelled-only"),
+BASELINES = [
+    "unimatch",
+    "bcp",
+    "fixmatch",
+    "magicnet",
+    "dhc",
+    "caussl",
+    "ss-net",
+    "mc-net",
+    "ctct",
+    "urpc",
+    "cps",
+    "ua-mt",
+    "mean-teacher",
 ]
+METHODS = ["cgs", "fully-supervised", *BASELINES, "labelled-only"]
 DEMO_METHODS = ["cgs", "fully-supervised", "fixmatch", "cps", "ua-mt", "mean-teacher", "labelled-only"]
 
 # The ramp of lambda is relative to the budget. Over a few hundred iterations the paper's 2.0 helps one seed and

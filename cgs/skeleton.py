@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from cgs.config import NAME
 from cgs.discovery import ROOT, available_methods
 from cgs.errors import SuiteError
 from cgs.files import write_text
+from cgs.presets import VARIANTS
 
 TEMPLATE = '''"""{title}: one sentence about the idea.
 
@@ -64,10 +66,13 @@ def new_baseline(name: str, root: Path = ROOT) -> Path:
             f"{name!r} does not fit; a method's name starts with a small letter, then small letters, digits and "
             "hyphens: my-method."
         )
-    if name in available_methods():
+    if name in available_methods() or name in VARIANTS:
         raise SuiteError(f"the method {name!r} exists; choose another name.")
     words = name.split("-")
+    class_name = "".join(word.capitalize() for word in words)
+    if keyword.iskeyword(class_name):
+        raise SuiteError(f"{class_name} means something in Python; choose another name than {name!r}.")
     path = root / "baselines" / f"{'_'.join(words)}.py"
-    text = TEMPLATE.format(title=" ".join(words).capitalize(), name="".join(w.capitalize() for w in words))
+    text = TEMPLATE.format(title=" ".join(words).capitalize(), name=class_name)
     write_text(path, text)
     return path

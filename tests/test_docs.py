@@ -75,6 +75,8 @@ def test_new_baseline_refuses_what_does_not_fit(tmp_path: Path) -> None:
         ("My Method", "does not fit"),
         ("../x", "does not fit"),
         ("2x", "does not fit"),
+        ("none", "means something"),
+        ("mc-net-plus", "exists"),
     ):
         with pytest.raises(SuiteError, match=why):
             new_baseline(name, tmp_path)

@@ -140,6 +140,17 @@ def test_a_stage_from_best_restores_optimiser_and_teachers(
     assert any(not torch.equal(a, b) for a, b in zip(start["momentum"], states[3]["momentum"], strict=True))
 
 
+def test_stages_without_validation_cases(
+    run_cell: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With nothing to select by, a stage goes on from the last state and the last checkpoint is the result."""
+    monkeypatch.setattr(engine, "list_cases", lambda *_: [])
+    folder = run_cell("bcp")
+    facts = json.loads((folder / "provenance.json").read_text())
+    assert facts["iterations"] == 16 and facts["best_validation_dice"] is None
+    assert (folder / "weights.safetensors").read_bytes() == (folder / "weights-last.safetensors").read_bytes()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(
     run_cell: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

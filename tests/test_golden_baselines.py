@@ -9,6 +9,7 @@ from test_goldens import (
     LABELS,
     LOGITS,
     MASK,
+    OWN,
     PROBABILITIES,
     REST,
     Replay,
@@ -23,7 +24,7 @@ from test_goldens import (
 from torch import Tensor, nn
 
 from baselines import bcp, caussl, ctct, dhc, magicnet, mc_net, ss_net, unimatch, urpc
-from cgs.engine.losses import dice, one_hot, ramp
+from cgs.engine.losses import cross_entropy, dice, one_hot, ramp, supervised
 from cgs.engine.method import Method, Progress, Task
 from cgs.engine.views import Batch, Images
 
@@ -259,3 +260,127 @@ def test_magicnet() -> None:
     assert blended.argmax(1).flatten().bincount(minlength=4).tolist() == expected["label_counts"]
     for t, value in golden("magicnet_ramp_350").items():
         near(Progress(int(t), 70000).ramp(0.1), value)
+
+
+# --- Whole methods, assembled from the parts above, on stub networks ---------------------------------------
+
+
+def images_of(*seeds: int) -> list[Tensor]:
+    return [normal(seed, 4, 1, 32, 32) for seed in seeds]
+
+
+def test_bcp_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which label belongs to which region, and what it weighs."""
+    mask = torch.ones(32, 32, dtype=torch.bool)
+    mask[3:24, 7:28] = False
+    monkeypatch.setattr(bcp, "rectangle_mask", lambda *_: mask)
+    labels, (labelled, unlabelled) = integers(1, 4, 32, 32), images_of(1, 2)
+    taught = [normal(s, 2, 4, 32, 32) for s in (3, 4)]
+    out = [normal(s, 2, 4, 32, 32) for s in (5, 6)]
+    student, teacher = Replay(*out), Replay(*taught)
+    method = wired(bcp.BidirectionalCopyPaste(TASK), student=student, teacher=teacher)
+    terms = method.loss(Batch(Images(labelled), labels, Images(unlabelled), torch.Generator()), MIDDLE)
+    pseudo = [bcp.largest_components(t.argmax(1), 4) for t in taught]
+    true = bcp.region_loss(out[0], labels[:2], ~mask) + bcp.region_loss(out[1], labels[2:], mask)
+    guessed = bcp.region_loss(out[0], pseudo[0], mask) + bcp.region_loss(out[1], pseudo[1], ~mask)
+    near(terms["supervised"], true)
+    near(terms["pseudo"], 0.5 * guessed)
+    assert torch.equal(teacher.inputs[0], unlabelled[:2]) and torch.equal(teacher.inputs[1], unlabelled[2:])
+    assert torch.equal(student.inputs[0], torch.where(mask, unlabelled[:2], labelled[:2]))
+    assert torch.equal(student.inputs[1], torch.where(mask, labelled[2:], unlabelled[2:]))
+
+
+def test_dhc_method() -> None:
+    """The first network weighs by difficulty, the second by distribution; each learns from the other."""
+    first, second = normal(0, 8, 4, 32, 32), normal(2, 8, 4, 32, 32)
+    method = wired(dhc.DualDebiasedCoTraining(TASK), first=Replay(first), second=Replay(second))
+    batch = plain_batch()
+    method.begin(torch.tensor([0, 0, 0, 0, 1, 1, 2, 3]))
+    start = dhc.distribution_weights(torch.tensor([4.0, 2, 1, 1]))
+    terms = method.loss(batch, MIDDLE)
+    hard = dhc.DifficultyWeights(4).update(dhc.hard_dice(first[OWN].argmax(1), batch.labels, 4))
+    new = dhc.distribution_weights(dhc.class_counts(second[REST].argmax(1), 4))
+    rare = 0.99 * start + 0.01 * new
+    own = [
+        dhc.weighted_cross_entropy(f[OWN], batch.labels, w) + dhc.weighted_dice(f[OWN], batch.labels, w)
+        for f, w in ((first, hard), (second, rare))
+    ]
+    near(terms["supervised"], own[0] + own[1])
+    crossed = dhc.weighted_cross_entropy(first, second.argmax(1), hard) + dhc.weighted_cross_entropy(
+        second, first.argmax(1), rare
+    )
+    near(terms["crossed"], 0.1 * np.exp(-5 * (1 - 14999 / 30000) ** 2) * float(crossed))
+
+
+def test_caussl_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = normal(0, 8, 4, 32, 32), normal(2, 8, 4, 32, 32)
+    method = wired(caussl.CausalityInspired(TASK), first=Replay(first), second=Replay(second))
+    values = {("first", "second"): torch.tensor(0.2), ("second", "first"): torch.tensor(0.3)}
+    monkeypatch.setattr(method, "dependence_of", lambda own, other: values[own, other])
+    terms = method.loss(plain_batch(), Progress(15001, 30000))
+    labels = plain_batch().labels
+    near(terms["supervised"], supervised(first[OWN], labels) + supervised(second[OWN], labels))
+    crossed = cross_entropy(first[REST], second[REST].argmax(1)) + cross_entropy(
+        second[REST], first[REST].argmax(1)
+    )
+    near(terms["crossed"], 0.3 * 0.1 * float(crossed))  # The ramp has ended after a fifth of the training.
+    near(terms["dependence"], 3 * 0.5)
+
+
+def test_ss_net_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = ss_net.SmoothnessAndSeparation(TASK)
+    net = filled_ss_net()
+    features = normal(7, 8, 16, 32, 32)
+    monkeypatch.setattr(net.unet, "features", lambda images: features)
+    monkeypatch.setattr(method, "smoothness", lambda *_: torch.tensor(0.5))
+    wired(method, student=net).begin(integers(1, 4, 32, 32))
+    seen = []
+
+    def separation(net: nn.Module, vectors: Tensor, labels: Tensor, memory: dict, weighted: bool) -> Tensor:
+        seen.append((vectors, labels, sorted(memory)))
+        return torch.tensor(float(len(seen)))
+
+    monkeypatch.setattr(ss_net, "separation", separation)
+    batch = plain_batch()
+    terms = method.loss(batch, MIDDLE)
+    logits = net.unet.out(features).detach()
+    near(terms["supervised"], dice(logits[OWN].softmax(1), batch.labels))
+    near(terms["smoothness"], WEIGHT * 0.5)
+    near(terms["separation"], WEIGHT * 0.1 * 3)
+    (known, true, memory), (unknown, guess, _) = seen
+    assert torch.equal(true, batch.labels.flatten()) and torch.equal(guess, logits[REST].argmax(1).flatten())
+    assert torch.equal(known, ss_net.pixels(features[OWN])) and torch.equal(
+        unknown, ss_net.pixels(features[REST])
+    )
+    assert memory == [1, 2, 3], "the memory is refreshed before the losses of the same iteration"
+
+
+def test_magicnet_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, cross, within = (normal(s, 8, 4, 32, 32) for s in (0, 2, 3))
+
+    class Stub(magicnet.UNet):
+        def forward(self, x: Tensor) -> Tensor:
+            return whole
+
+        def features(self, x: Tensor) -> Tensor:
+            return x
+
+        def out(self, features: Tensor) -> Tensor:
+            return within if features is marker else cross
+
+    marker = torch.zeros(1)
+    net = Stub.__new__(Stub)
+    nn.Module.__init__(net)
+    monkeypatch.setattr(magicnet, "alone", lambda net, images: (marker, marker))
+    monkeypatch.setattr(magicnet, "location_loss", lambda locator, deepest: torch.tensor(2.0))
+    teacher = normal(4, 4, 4, 32, 32)
+    method = wired(magicnet.MagicNet(TASK), student=net, teacher=Replay(teacher), locator=nn.Identity())
+    batch = plain_batch()
+    method.begin(batch.labels)
+    method.load_state({"counts": torch.tensor([4.0, 1, 2, 3]), "gathered": torch.zeros(4)})
+    terms = method.loss(batch, MIDDLE)
+    overlaps = [dice(z[OWN].softmax(1), batch.labels) for z in (whole, cross, within)]
+    near(terms["supervised"], (cross_entropy(whole[OWN], batch.labels) + sum(overlaps)) / 4)
+    near(terms["location"], 0.2)
+    label = magicnet.blend(teacher, within[REST], torch.tensor([4.0, 1, 2, 3])).argmax(1)
+    near(terms["consistency"], WEIGHT * dice(cross[REST].softmax(1), label))

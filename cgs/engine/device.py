@@ -66,7 +66,8 @@ def prepare_torch(training: TrainingConfig) -> None:
 def arithmetic(training: TrainingConfig, device: torch.device) -> AbstractContextManager[object]:
     """The context in which losses are computed: bfloat16 autocast where the config asks for it."""
     if training.precision == "bfloat16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
+        # No cache of cast weights: a method may step networks of its own inside the loss.
+        return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
     return nullcontext()
 
 

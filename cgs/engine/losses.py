@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +83,11 @@ def ramp(maximum: float, iteration: int, iterations: int, steps: int = 200) -> f
 def share(fraction: float, iterations: int) -> int:
     """A fraction of the whole training in iterations: delays keep their proportion on short budgets."""
     return round(fraction * iterations)
+
+
+def in_float32(like: Tensor) -> AbstractContextManager[object]:
+    """A context without autocast on the device of `like`: for matrix products inside a loss."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def ema_decay(iteration: int, decay: float = 0.99) -> float:

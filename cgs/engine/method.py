@@ -59,8 +59,8 @@ class Progress:
 class Stage:
     """A part of a training: its length as a multiple of the config's iterations.
 
-    `from_best` starts it from what was best on validation in the stage before: weights and optimiser state.
-    The teachers then start as copies of their students.
+    `from_best` starts it from what was best on validation in the stage before: weights, optimisers and what the
+    method's `state` gave. The teachers then start as copies of their students.
     """
 
     name: str = "train"
@@ -130,8 +130,8 @@ class Method:
         raise NotImplementedError
 
     def inference(self) -> dict[str, nn.Module]:
-        """The networks that `predict` uses; only these are saved as weights."""
-        return {"student": self.nets["student"]}
+        """The networks that `predict` uses; only these are saved as weights. The first trained one by default."""
+        return dict([next(iter(trained_nets(self).items()))])
 
     def predict(self, images: Tensor) -> Tensor:
         """Logits (B, C, H, W) of images (B, 1, H, W); networks are in eval mode, without gradient."""
@@ -205,3 +205,9 @@ def trained_nets(method: Method) -> dict[str, nn.Module]:
 def trained_parameters(method: Method) -> list[nn.Parameter]:
     """The parameters of all `trained_nets`."""
     return [p for net in trained_nets(method).values() for p in net.parameters()]
+
+
+def parameters_in_training(method: Method) -> int:
+    """How many parameters learn, those that the method steps itself among them; teachers are not counted."""
+    learn = (net for name, net in method.nets.items() if name not in method.teachers)
+    return sum(p.numel() for net in learn for p in net.parameters())

@@ -28,7 +28,7 @@ from cgs.engine.method import (
     build,
     load_method,
     options_of,
-    trained_nets,
+    parameters_in_training,
     trained_parameters,
 )
 from cgs.engine.run import (
@@ -194,7 +194,7 @@ class Trainer:
         source = read_json(data / "source.json")
         self.facts |= {"base_method": base, "options": options, "source_digest": training_digest(module)}
         self.facts |= {
-            "parameters_training": sum(p.numel() for p in trained_parameters(self.method)),
+            "parameters_training": parameters_in_training(self.method),
             "parameters_inference": sum(
                 p.numel() for net in self.method.inference().values() for p in net.parameters()
             ),
@@ -258,9 +258,7 @@ class Trainer:
         """Start a stage: from the best state of the one before where it says so; selection starts anew."""
         if stage.from_best:
             if self.best_state:  # Without validation cases there is none: go on from the last state.
-                for name, state in self.best_state["nets"].items():
-                    self.method.nets[name].load_state_dict(state)
-                self.optimiser.load_state_dict(self.best_state["optimiser"])
+                self.put_back(self.best_state)
             for teacher, student in self.method.teachers.items():
                 self.method.nets[teacher].load_state_dict(self.method.nets[student].state_dict())
         self.best, self.best_state = {"dice": -1.0, "iteration": 0}, {}
@@ -325,8 +323,7 @@ class Trainer:
             self.best = {"dice": score, "iteration": self.done}
             save_weights(self.folder / WEIGHTS["best"], self.method.inference())
             if self.continued():
-                nets = {name: net.state_dict() for name, net in trained_nets(self.method).items()}
-                self.best_state = copy.deepcopy({"nets": nets, "optimiser": self.optimiser.state_dict()})
+                self.best_state = copy.deepcopy(self.learnt())
         display.validated(self.done, score, self.best["dice"], self.seconds)
 
     def continued(self) -> bool:
@@ -338,6 +335,24 @@ class Trainer:
                 return following.from_best
         return False
 
+    def learnt(self) -> dict[str, Any]:
+        """All that training has changed: networks, optimisers, the method's own state."""
+        return {
+            "nets": {name: net.state_dict() for name, net in self.method.nets.items()},
+            "optimiser": self.optimiser.state_dict(),
+            "own": {name: optimiser.state_dict() for name, optimiser in self.method.own.items()},
+            "state": self.method.state(),
+        }
+
+    def put_back(self, learnt: dict[str, Any]) -> None:
+        """Undo what training has changed since `learnt`."""
+        for name, state in learnt["nets"].items():
+            self.method.nets[name].load_state_dict(state)
+        self.optimiser.load_state_dict(learnt["optimiser"])
+        for name, state in learnt["own"].items():
+            self.method.own[name].load_state_dict(state)
+        self.method.load_state({k: v.to(self.device, copy=True) for k, v in learnt["state"].items()})
+
     def save(self) -> None:
         """Write everything that the next iteration depends on."""
         cuda = self.device.type == "cuda"
@@ -347,10 +362,8 @@ class Trainer:
             "seconds": self.seconds,
             "best": self.best,
             "best_state": self.best_state,
-            "nets": {name: net.state_dict() for name, net in self.method.nets.items()},
-            "optimiser": self.optimiser.state_dict(),
-            "own": {name: optimiser.state_dict() for name, optimiser in self.method.own.items()},
-            "state": self.method.state(),
+            **self.learnt(),
+            "device": self.device.type,
             "noise": self.noise.get_state(),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
@@ -367,14 +380,16 @@ class Trainer:
             return
         self.done, self.seconds, self.best = values["done"], values["seconds"], values["best"]
         self.best_state = values["best_state"]
-        for name, state in values["nets"].items():
-            self.method.nets[name].load_state_dict(state)
-        self.optimiser.load_state_dict(values["optimiser"])
-        for name, state in values["own"].items():
-            self.method.own[name].load_state_dict(state)
-        self.method.load_state({k: v.to(self.device) for k, v in values["state"].items()})
-        self.noise.set_state(values["noise"])
+        self.put_back(values)
         torch.set_rng_state(values["torch"])
+        if values["device"] == self.device.type:
+            self.noise.set_state(values["noise"])
+        else:  # The state of another kind of generator fits no other.
+            self.noise.manual_seed(derive(self.cell.seed, "noise", self.done))
+            print(
+                f"{self.cell}: the checkpoint is of another device; its random numbers change.",
+                file=sys.stderr,
+            )
         if self.device.type == "cuda" and values["cuda"] is not None:
             torch.cuda.set_rng_state(values["cuda"], self.device)
         self.log.rewind(self.done)

@@ -24,7 +24,7 @@ CutMix = Literal["none", "box", "released"]
 class ViewSpec:
     """Which views a method needs.
 
-    unlabelled        whether batches hold unlabelled slices at all
+    unlabelled    whether batches hold unlabelled slices at all
     strong        number of strong views of unlabelled slices
     blur          probability of a Gaussian blur in a strong view, after the colour jitter
     quantised     unlabelled slices are truncated to 8 bits before their strong views are made
@@ -275,17 +275,19 @@ class BatchMaker:
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor
 
-    def _views(self, slices: Tensor, axis: tuple[object, ...], want_labels: bool) -> tuple[Images, Tensor]:
-        """Views of slices, and their labels where wanted: labelled slices are never quantised."""
+    def _views(
+        self, slices: Tensor, axis: tuple[object, ...], *, want_labels: bool = False, labelled: bool = False
+    ) -> tuple[Images, Tensor]:
+        """Views of slices, `labelled` or not, and their labels where wanted."""
         size, count = self.images.shape[-1], len(slices)
         matrices = weak_matrices(count, generator(self.seed, "weak", *axis))
         index, inside = sampling_index(self._to_device(matrices), size)
         flat = self._to_device(slices).unsqueeze(1) * (size * size) + index
         shape = (count, 1, size, size)
         weak = (self.images.view(-1)[flat] * inside).view(shape)
-        if self.spec.quantised and not want_labels:
+        if self.spec.quantised and not labelled:
             weak = (weak * 255).floor() / 255
-        views = 0 if want_labels and not self.spec.accompanied else self.spec.strong
+        views = 0 if labelled and not self.spec.accompanied else self.spec.strong
         strong = tuple(self._strong(weak, (view, *axis)) for view in range(views))
         labels = self.labels.view(-1)[flat] * inside if want_labels else self.labels[:0]
         return Images(weak, strong), labels.long().view(-1, size, size)
@@ -302,14 +304,16 @@ class BatchMaker:
     def __call__(self, iteration: int) -> Batch:
         """The batch of an iteration (0-based)."""
         labelled, unlabelled = self.order(iteration)
-        first, labels = self._views(labelled, ("labelled", iteration), True)
-        second, _ = self._views(unlabelled, ("unlabelled", iteration), False)
+        first, labels = self._views(labelled, ("labelled", iteration), want_labels=True, labelled=True)
+        second, _ = self._views(unlabelled, ("unlabelled", iteration))
         batch = Batch(first, labels, second, self.noise)
         if self.spec.cutmix != "none" and len(unlabelled):
             labelled, unlabelled = self.partner_order(iteration)
             if self.spec.accompanied:
-                batch.partner_labelled, _ = self._views(labelled, ("partner labelled", iteration), False)
-            batch.partner, _ = self._views(unlabelled, ("partner", iteration), False)
+                batch.partner_labelled, _ = self._views(
+                    labelled, ("partner labelled", iteration), labelled=True
+                )
+            batch.partner, _ = self._views(unlabelled, ("partner", iteration))
             batch.keep = tuple(self._keep(view, iteration) for view in range(self.spec.strong))
         return batch
 

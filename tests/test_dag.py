@@ -78,7 +78,7 @@ def test_the_workflow(project: Path) -> None:
     edit(project, "baselines/cps.py", "Crossed hard pseudo-labels", "Crossed, hard pseudo-labels")
     assert planned(project) == {}, "a comment or a docstring must repeat nothing"
 
-    edit(project, "baselines/cps.py", "own = supervised(", "own = 2 * supervised(")
+    edit(project, "baselines/cps.py", "own = [supervised(", "own = [2 * supervised(")
     again = {"train": 1, "predict": 1, "evaluate": 1, "tables": 1, "report": 1, "all": 1}
     assert planned(project) == again, "a changed loss must repeat its own method and nothing else"
 
@@ -88,7 +88,7 @@ def test_the_workflow(project: Path) -> None:
     edit(project, "cgs/evaluation/conventions.py", '"hd95": 60.0', '"hd95": 50.0')
 
     # The changed method now fails: it is recorded, the rest stands, the report renders and says so.
-    edit(project, "baselines/cps.py", "own = 2 * supervised(", "own = (1 / 0) * supervised(")
+    edit(project, "baselines/cps.py", "own = [2 * supervised(", "own = [(1 / 0) * supervised(")
     done = snakemake(project, "--configfile", "tiny.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     run = project / "results" / "tiny" / "runs" / "phantom" / "1" / "cps" / "0"
@@ -107,8 +107,8 @@ def test_the_workflow(project: Path) -> None:
 
 def test_the_default_is_the_paper(project: Path) -> None:
     jobs = planned(project, "--config", "acdc=somewhere")
-    # Six methods at two ratios and one fully-supervised, three seeds each.
-    assert jobs["train"] == 6 * 2 * 3 + 3
+    # CGS, thirteen baselines and labelled-only at two ratios, and one fully-supervised; three seeds each.
+    assert jobs["train"] == 15 * 2 * 3 + 3
     assert jobs["prepare"] == 1
 
 

@@ -53,7 +53,7 @@ PATH is the folder of ACDC in the SSL4MIS layout. One GPU is expected.
 The paper's other two datasets, SegTHOR and Synapse, are added with their readers."""
 
 ACDC_CPU = """\
-Real ACDC at a budget that two CPU cores finish in about three hours: 64 x 64, 400 iterations, small batches, all
+Real ACDC at a budget that two CPU cores finish in a few hours: 64 x 64, 400 iterations, small batches, all
 methods, two seeds.
 
     snakemake --cores all --configfile config/acdc-cpu.yaml --config acdc=PATH

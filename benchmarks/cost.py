@@ -19,6 +19,7 @@ import json
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 from collections import Counter
 from datetime import UTC, datetime
@@ -190,18 +191,15 @@ def main() -> None:
     names = [name for name in METHODS if name != "fully-supervised"]
     rows = table([*names, *VARIANTS], options, device)
     where = f"{describe(device)}, one thread" if device.type == "cpu" else describe(device)
-    heading = [
-        "# Cost of an iteration",
-        "",
-        f"Measured by `python benchmarks/cost.py --size {options.size} --batch {options.batch} --rounds "
-        f"{options.rounds}`",
-        f"on {where}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}: "
-        f"{options.size} x {options.size} pixels, batch {options.batch} + {options.batch}, three targets, "
-        "width 16, float32.",
-        "",
-        *(__doc__ or "").split("\n\n", 2)[2].strip().splitlines(),
-        "",
-    ]
+    command = (
+        f"python benchmarks/cost.py --size {options.size} --batch {options.batch} --rounds {options.rounds}"
+    )
+    measured = (
+        f"Measured by `{command}` on {where}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}: {options.size} x "
+        f"{options.size} pixels, batch {options.batch} + {options.batch}, three targets, width 16, float32."
+    )
+    explained = (__doc__ or "").split("\n\n", 2)[2].strip()
+    heading = ["# Cost of an iteration", "", *textwrap.wrap(measured, 120), "", *explained.splitlines(), ""]
     print("\n".join(rows))
     if options.markdown:
         write_text(options.markdown, "\n".join([*heading, *rows]) + "\n")

@@ -195,8 +195,9 @@ def main() -> None:
         f"python benchmarks/cost.py --size {options.size} --batch {options.batch} --rounds {options.rounds}"
     )
     measured = (
-        f"Measured by `{command}` on {where}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}: {options.size} x "
-        f"{options.size} pixels, batch {options.batch} + {options.batch}, three targets, width 16, float32."
+        f"Measured by `{command}` on {where}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}: "
+        f"{options.size} x {options.size} pixels, batch {options.batch} + {options.batch}, three targets, width 16, "
+        "float32."
     )
     explained = (__doc__ or "").split("\n\n", 2)[2].strip()
     heading = ["# Cost of an iteration", "", *textwrap.wrap(measured, 120), "", *explained.splitlines(), ""]

@@ -116,6 +116,3 @@ class CausalityInspired(Method):
                 optimiser.zero_grad()
                 (-dependence(rows[own], rows[other], mixing)).backward()
                 optimiser.step()
-
-    def inference(self) -> dict[str, nn.Module]:
-        return {"first": self.nets["first"]}

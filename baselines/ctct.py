@@ -56,6 +56,3 @@ class CrossTeaching(Method):
     def taught(student: Tensor, teacher: Tensor) -> Tensor:
         """Dice of the student's softmax to the teacher's arg-max; both are logits (B, C, H, W)."""
         return dice(student.float().softmax(1), teacher.argmax(1), smooth=1e-5)
-
-    def inference(self) -> dict[str, nn.Module]:
-        return {"unet": self.nets["unet"]}

@@ -29,7 +29,6 @@ import torch
 from torch import Tensor, nn
 
 from cgs.config import TrainingConfig
-from cgs.engine.average import Average
 from cgs.engine.device import describe
 from cgs.engine.method import (
     Method,
@@ -39,9 +38,9 @@ from cgs.engine.method import (
     load_method,
     options_of,
     parameters_in_training,
-    trained_parameters,
 )
 from cgs.engine.seeds import generator
+from cgs.engine.train import Step
 from cgs.engine.views import BatchMaker
 from cgs.files import write_text
 from cgs.networks.swin_unet import SwinUNet
@@ -67,24 +66,11 @@ class Iteration:
         noise = generator(0, "noise", device=device)
         self.batches = BatchMaker(images, labels, *parts, self.method.views, (batch, batch), 0, noise)
         self.method.begin(labels[: 2 * batch])
-        momentum = TrainingConfig().momentum
-        self.optimiser = torch.optim.SGD(
-            trained_parameters(self.method), lr=1e-3, momentum=momentum, foreach=True
-        )
-        self.averages = [
-            Average(self.method.nets[t], self.method.nets[s], self.method.average_buffers)
-            for t, s in self.method.teachers.items()
-        ]
+        self.step = Step(self.method, TrainingConfig(), device)
         self.done, self.device = 1, device  # Not on a multiple of 60: CauSSL's max step is rare.
 
     def __call__(self) -> None:
-        progress = Progress(MIDDLE + self.done, 30000, "train")
-        terms = self.method.loss(self.batches(self.done), progress)
-        self.optimiser.zero_grad(set_to_none=True)
-        torch.stack([t.float() for t in terms.values()]).sum().backward()
-        self.optimiser.step()
-        for average in self.averages:
-            average.update(self.method.teacher_decay(progress))
+        self.step(self.batches(self.done), Progress(MIDDLE + self.done, 30000))
         self.done += 1
 
     def seconds(self) -> float:

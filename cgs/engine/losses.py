@@ -80,11 +80,6 @@ def ramp(maximum: float, iteration: int, iterations: int, steps: int = 200) -> f
     return maximum * math.exp(-5.0 * (1.0 - step / steps) ** 2)
 
 
-def share(fraction: float, iterations: int) -> int:
-    """A fraction of the whole training in iterations: delays keep their proportion on short budgets."""
-    return round(fraction * iterations)
-
-
 def in_float32(like: Tensor) -> AbstractContextManager[object]:
     """A context without autocast on the device of `like`: for matrix products inside a loss."""
     return torch.autocast(like.device.type, enabled=False)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from cgs.discovery import available_methods, module_of
-from cgs.engine.losses import ema_decay, ramp, share
+from cgs.engine.losses import ema_decay, ramp
 from cgs.engine.views import Batch, ViewSpec
 from cgs.errors import SuiteError, did_you_mean
 from cgs.networks.unet import UNet
@@ -51,8 +51,8 @@ class Progress:
         return ramp(maximum, self.iteration, self.iterations, steps)
 
     def share(self, fraction: float) -> int:
-        """`fraction` of this stage in iterations."""
-        return share(fraction, self.iterations)
+        """`fraction` of this stage in iterations: delays keep their proportion on short budgets."""
+        return round(fraction * self.iterations)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from cgs.data.store import Slices, list_cases, load_case, load_slices
 from cgs.engine.average import Average
 from cgs.engine.device import arithmetic, describe, lease, prepare_torch
 from cgs.engine.method import (
+    Method,
     Progress,
     Stage,
     Task,
@@ -46,7 +47,7 @@ from cgs.engine.run import (
 )
 from cgs.engine.seeds import derive, generator
 from cgs.engine.validate import Validation
-from cgs.engine.views import BatchMaker
+from cgs.engine.views import Batch, BatchMaker
 from cgs.errors import SuiteError
 from cgs.files import read_json, write_json
 
@@ -145,6 +146,39 @@ def caught_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+class Step:
+    """What learns from a batch: forward, backward, optimiser step, average of the teachers."""
+
+    def __init__(self, method: Method, training: TrainingConfig, device: torch.device) -> None:
+        self.method, self.training, self.device = method, training, device
+        self.optimiser = torch.optim.SGD(
+            trained_parameters(method),
+            lr=training.learning_rate,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
+            foreach=True,
+        )
+        self.averages = [
+            Average(method.nets[teacher], method.nets[student], method.average_buffers)
+            for teacher, student in method.teachers.items()
+        ]
+
+    def __call__(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Learn from a batch. Returns the loss terms, detached, still on the device."""
+        rate = self.method.learning_rate(progress, self.training.learning_rate, self.training.poly_power)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        with arithmetic(self.training, self.device):
+            terms = self.method.loss(batch, progress)
+        total = torch.stack([t.float() for t in terms.values()]).sum()
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        self.optimiser.step()
+        for average in self.averages:
+            average.update(self.method.teacher_decay(progress))
+        return {name: term.detach() for name, term in terms.items()}
+
+
 class Trainer:
     """One training: its data on the device, its method, optimiser, teachers, log and checkpoints."""
 
@@ -165,17 +199,8 @@ class Trainer:
         self.targets = slices.targets
         cases = [load_case(data, case) for case in list_cases(data, "val")]
         self.validation = Validation(cases, slices.size, slices.classes, device) if cases else None
-        self.optimiser = torch.optim.SGD(
-            trained_parameters(self.method),
-            lr=self.training.learning_rate,
-            momentum=self.training.momentum,
-            weight_decay=self.training.weight_decay,
-            foreach=True,
-        )
-        self.averages = [
-            Average(self.method.nets[teacher], self.method.nets[student], self.method.average_buffers)
-            for teacher, student in self.method.teachers.items()
-        ]
+        self.step = Step(self.method, self.training, device)
+        self.optimiser = self.step.optimiser
         self.log = Log(self.folder / "log.jsonl")
         self.stages = [(s, max(round(s.length * self.training.iterations), 1)) for s in self.method.stages]
         self.total = sum(length for _, length in self.stages)
@@ -264,20 +289,8 @@ class Trainer:
         self.best, self.best_state = {"dice": -1.0, "iteration": 0}, {}
 
     def iterate(self, progress: Progress) -> dict[str, Tensor]:
-        """One iteration: draw, forward, backward, step, average. Returns its terms, still on the device."""
-        batch = self.batches(self.done)
-        rate = self.method.learning_rate(progress, self.training.learning_rate, self.training.poly_power)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        with arithmetic(self.training, self.device):
-            terms = self.method.loss(batch, progress)
-        total = torch.stack([t.float() for t in terms.values()]).sum()
-        self.optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        self.optimiser.step()
-        for average in self.averages:
-            average.update(self.method.teacher_decay(progress))
-        return {name: term.detach() for name, term in terms.items()}
+        """One iteration: draw a batch and learn from it. Returns its terms, still on the device."""
+        return self.step(self.batches(self.done), progress)
 
     def finite(self, terms: dict[str, Tensor]) -> dict[str, float]:
         """The terms as numbers; waits for the device. Raises SuiteError where their sum is not finite."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from cgs.config import Config, load_config, parse_config
 from cgs.discovery import ROOT, available_methods
-from cgs.errors import SuiteError, did_you_mean
+from cgs.errors import SuiteError, did_you_mean, sentence
 from cgs.paths import Paths
 from cgs.plan import ALL, Cell, cells
 
@@ -87,7 +87,9 @@ def parser() -> argparse.ArgumentParser:
 def dataset_of(config: Config, name: str) -> Any:
     """The dataset entry called `name`."""
     if name not in config.datasets:
-        raise SuiteError(f"the config has no dataset {name!r}{did_you_mean(name, list(config.datasets))}.")
+        raise SuiteError(
+            sentence(f"the config has no dataset {name!r}{did_you_mean(name, list(config.datasets))}")
+        )
     return config.datasets[name]
 
 
@@ -109,7 +111,7 @@ def cell_of(options: argparse.Namespace) -> tuple[Config, Cell, Paths]:
     dataset = dataset_of(config, cell.dataset)
     if cell.method not in {*config.variants, *available_methods()}:
         known = sorted({*config.variants, *available_methods()})
-        raise SuiteError(f"method {cell.method!r} does not exist{did_you_mean(cell.method, known)}.")
+        raise SuiteError(sentence(f"method {cell.method!r} does not exist{did_you_mean(cell.method, known)}"))
     if cell.labelled != ALL:
         from cgs.config import training_patients
 

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cgs.discovery import available_methods
-from cgs.errors import SuiteError, did_you_mean
+from cgs.errors import SuiteError, did_you_mean, sentence
 
 NAME = r"^[a-z0-9][a-z0-9-]*$"
 
@@ -246,7 +246,7 @@ def _sentence(error: ValidationError, source: str) -> str:
             message = item["msg"].removeprefix("Value error, ")
             given = f" (given: {item['input']!r})" if isinstance(item["input"], str | int | float) else ""
             parts.append(f"{where}: {message}{given}" if where else message)
-    return f"{source}: " + "; ".join(parts).rstrip("?") + ("?" if parts[-1].endswith("?") else ".")
+    return sentence(f"{source}: {'; '.join(parts)}")
 
 
 def _nearest_key(location: tuple[int | str, ...]) -> str:

@@ -13,6 +13,11 @@ class SuiteError(Exception):
     """
 
 
+def sentence(text: str) -> str:
+    """`text` with a full stop, unless it ends as a question."""
+    return text if text.endswith("?") else f"{text}."
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """'; did you mean X?', or the list of known names where none is near."""
     known = sorted(known)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cgs.discovery import available_methods, module_of
 from cgs.engine.losses import ema_decay, ramp
 from cgs.engine.views import Batch, ViewSpec
-from cgs.errors import SuiteError, did_you_mean
+from cgs.errors import SuiteError, did_you_mean, sentence
 from cgs.networks.unet import UNet
 
 
@@ -158,7 +158,7 @@ def options_of(method: type[Method], values: Mapping[str, object], where: str) -
             else f"{'.'.join(map(str, item['loc']))}: {item['msg']} (given: {item['input']!r})"
             for item in error.errors()
         ]
-        raise SuiteError(f"{where}: {'; '.join(parts)}.") from None
+        raise SuiteError(sentence(f"{where}: {'; '.join(parts)}")) from None
 
 
 def load_method(name: str) -> type[Method]:

@@ -64,6 +64,8 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--labelled", required=True, help=f'labelled patients, or "{ALL}"')
         sub.add_argument("--method", required=True)
         sub.add_argument("--seed", required=True, type=int)
+        if name == "evaluate":
+            sub.add_argument("--processes", type=int, default=1, help="cases scored at once (default: 1)")
         if name == "train":
             sub.add_argument("--path", type=Path, help="where the dataset lies, if the config does not say")
             sub.add_argument(
@@ -153,7 +155,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
     config, cell, paths = cell_of(options)
     folder = paths.run(cell.dataset, cell.labelled, cell.method, cell.seed)
-    score_run(paths.data(cell.dataset), folder, config.evaluation, cell)
+    score_run(paths.data(cell.dataset), folder, config.evaluation, cell, max(options.processes, 1))
 
 
 def tables(options: argparse.Namespace) -> None:

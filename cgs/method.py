@@ -53,15 +53,16 @@ class CGS(Method):
         )
         merged_passes: bool = Field(
             False,
-            description="One student pass over labelled weak and unlabelled strong images only; changes "
-            "the batch statistics.",
+            description="Only images that a loss needs pass, at once: labelled weak and unlabelled strong ones "
+            "through the student, unlabelled weak ones and their partners through the teacher. Half the work; "
+            "other batch statistics.",
         )
 
     options: Options
 
     @cached_property
     def views(self) -> ViewSpec:
-        return ViewSpec(strong=1, cutmix=self.options.cutmix, accompanied=True)
+        return ViewSpec(strong=1, cutmix=self.options.cutmix, accompanied=not self.options.merged_passes)
 
     @property
     def average_buffers(self) -> bool:
@@ -96,19 +97,21 @@ class CGS(Method):
     def teach(self, batch: Batch) -> tuple[Outputs, Outputs | None]:
         """The teacher's logits on the weak unlabelled images and on their CutMix partners.
 
-        In train mode the labelled images go with them, partners first, for the sake of the batch statistics.
+        In train mode the labelled images go with them, partners first, for the sake of the batch statistics;
+        with `merged_passes`, images and partners go together and alone.
         """
         teacher = self.nets["teacher"]
         if self.options.teacher_mode == "eval":
             teacher.eval()
-            own = batch.unlabelled.weak
+        own = batch.unlabelled.weak
+        if self.options.teacher_mode == "eval" or self.options.merged_passes:
             if batch.partner is None:
                 return teacher(own), None
             return split(teacher(torch.cat([own, batch.partner.weak])), len(own))
         partner = None
         if batch.partner is not None and batch.partner_labelled is not None:
             partner = self.last(teacher, batch.partner_labelled.weak, batch.partner.weak)
-        return self.last(teacher, batch.labelled.weak, batch.unlabelled.weak), partner
+        return self.last(teacher, batch.labelled.weak, own), partner
 
     @staticmethod
     def last(net: nn.Module, first: Tensor, second: Tensor) -> Outputs:

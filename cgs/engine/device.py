@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import platform
@@ -51,8 +52,25 @@ def lease(training: TrainingConfig) -> Iterator[torch.device]:
     )
 
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt."""
+
+
+def keep_memory() -> None:
+    """Let the C library keep freed memory instead of returning it to the system.
+
+    By default glibc gives every large tensor back when it is freed and has the next one zeroed anew, page by page:
+    at 256 x 256 pixels that is half of an iteration's time on the CPU. Other C libraries are left as they are.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 2**30)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
 def prepare_torch(training: TrainingConfig) -> None:
-    """Set threads, determinism and the arithmetic of matrix products for this process."""
+    """Set threads, determinism, memory and the arithmetic of matrix products for this process."""
+    keep_memory()
     torch.set_num_threads(training.threads)
     if training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

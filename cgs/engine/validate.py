@@ -38,7 +38,7 @@ def working_slices(image: np.ndarray, size: int, device: torch.device) -> Tensor
 
 def predict_slices(method: Method, slices: Tensor) -> np.ndarray:
     """Label maps (D, S, S) uint8 of slices (D, 1, S, S); call inside `evaluating`."""
-    parts = [method.predict(part).argmax(1).to(torch.uint8) for part in slices.split(BATCH)]
+    parts = [method.predict(part).max(1).indices.to(torch.uint8) for part in slices.split(BATCH)]
     return torch.cat(parts).cpu().numpy()
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cgs.evaluation.metrics import Distances, Overlap, boxes, overlaps, surface_distances
+from cgs.evaluation.metrics import Distances, Overlap, compare, surface_distances
 
 Scores = dict[str, float]
 METRICS = {"field": ("dice", "jaccard", "hd95", "asd"), "strict": ("dice", "jaccard", "hd95", "assd", "nsd")}
@@ -67,14 +67,13 @@ def score_volume(
     result: dict[str, list[Scores]] = {"field": [], "strict": []}
     unit = (1.0,) * prediction.ndim
     diagonal = float(np.linalg.norm(np.multiply(prediction.shape, spacing or unit)))
-    found = zip(overlaps(prediction, reference, classes), boxes(prediction, reference, classes), strict=True)
-    for target, (overlap, box) in enumerate(found, start=1):
+    found = compare(prediction, reference, classes)
+    for overlap, first, second in zip(found.overlaps, found.prediction, found.reference, strict=True):
         voxels = millimetres = None
-        if box is not None:
-            masks = prediction[box] == target, reference[box] == target
-            units = [unit] if spacing in (None, unit) else [unit, spacing]
-            distances = list(surface_distances(*masks, units))
-            voxels, millimetres = distances[0], distances[-1]
+        if overlap.prediction and overlap.reference:
+            voxels = millimetres = surface_distances(first, second, unit)
+            if spacing not in (None, unit):
+                millimetres = surface_distances(first, second, spacing)
         result["field"].append(field(overlap, voxels))
         scores = strict(overlap, millimetres, diagonal, tolerance)
         if spacing is None:

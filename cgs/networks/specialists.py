@@ -24,7 +24,7 @@ class SpecialistHeads(nn.Module):
         self.layers = nn.Sequential(
             nn.Conv2d(width, heads * width, 1),
             nn.BatchNorm2d(heads * width),
-            nn.LeakyReLU(0.01),
+            nn.LeakyReLU(0.01, inplace=True),
             nn.Conv2d(heads * width, heads * outputs, 3, padding=1, groups=heads),
         )
 

@@ -19,6 +19,28 @@ DROPOUT = (0.05, 0.1, 0.2, 0.3, 0.5)
 """Dropout probability of the encoder levels, full resolution first; the decoder has none."""
 
 
+class Dropout(nn.Module):
+    """Element-wise dropout of feature maps (B, C, H, W); on the CPU with 16 random bits an element.
+
+    torch draws a whole float an element there, on one thread. The probability is rounded to a multiple of 2^-16 and
+    what stays is scaled by exactly its inverse, so that the mean does not move.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or x.device.type != "cpu":
+            return nn.functional.dropout(x, self.probability, self.training)
+        dropped = round(self.probability * 2**16)
+        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        kept = torch.empty_like(x, dtype=torch.bool)  # In the memory layout of x.
+        flat = kept.permute(0, 2, 3, 1) if kept.is_contiguous(memory_format=torch.channels_last) else kept
+        torch.ge(bits.view(torch.int16)[: x.numel()].view(flat.shape), dropped - 2**15, out=flat)
+        return torch.where(kept, x, 0.0).mul_(2**16 / (2**16 - dropped))
+
+
 class ConvBlock(nn.Sequential):
     """3x3 conv, BN, LeakyReLU, dropout, 3x3 conv, BN, LeakyReLU."""
 
@@ -26,11 +48,13 @@ class ConvBlock(nn.Sequential):
         super().__init__(
             nn.Conv2d(channels_in, channels_out, 3, padding=1),
             nn.BatchNorm2d(channels_out),
-            nn.LeakyReLU(0.01),
-            nn.Dropout(dropout),
+            nn.LeakyReLU(
+                0.01, inplace=True
+            ),  # In place: the convolution needs the result, nothing the input.
+            Dropout(dropout) if dropout else nn.Identity(),
             nn.Conv2d(channels_out, channels_out, 3, padding=1),
             nn.BatchNorm2d(channels_out),
-            nn.LeakyReLU(0.01),
+            nn.LeakyReLU(0.01, inplace=True),
         )
 
 

@@ -1,6 +1,6 @@
 """What every method costs: parameters, passes, time and memory of an iteration.
 
-    python benchmarks/cost.py [--size 64] [--batch 12] [--rounds 7] [--device cpu] [--markdown docs/cost.md]
+    python benchmarks/cost.py [--size 64] [--batch 12] [--rounds 7] [--device cpu] [--markdown docs/cost.md] [--save]
 
 All methods (fully-supervised is labelled-only with more labels) are built on random slices with three targets and
 take iterations in turn (a round each), so that other work on the machine meets all alike. The time is the median of
@@ -9,7 +9,7 @@ the max step that CauSSL takes every 60 iterations counts one sixtieth. BCP trai
 which is not in its time. Passes are counted in images through an encoder (of tiles: by their area), relative to a
 labelled batch: `forward` all of them, `backward` those whose gradient flows back. Peak memory is measured in a
 process of its own for each method: on the CPU how far its resident memory rose during three iterations, on CUDA what
-torch had allocated.
+torch had allocated. With `--save`, the seconds go to benchmarks/results/, where `python -m cgs targets` finds them.
 """
 
 from __future__ import annotations
@@ -20,66 +20,22 @@ import statistics
 import subprocess
 import sys
 import textwrap
-import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from iteration import Iteration
 from torch import Tensor, nn
 
+from cgs.analysis.cost import RESULTS
 from cgs.config import TrainingConfig
-from cgs.engine.device import describe
-from cgs.engine.method import (
-    Method,
-    Progress,
-    Task,
-    build,
-    load_method,
-    options_of,
-    parameters_in_training,
-)
-from cgs.engine.seeds import generator
-from cgs.engine.train import Step
-from cgs.engine.views import BatchMaker
-from cgs.files import write_text
+from cgs.engine.device import describe, prepare_torch
+from cgs.engine.method import parameters_in_training
+from cgs.files import write_json, write_text
 from cgs.networks.swin_unet import SwinUNet
 from cgs.networks.unet import UNet
 from cgs.presets import METHODS, VARIANTS
-
-MIDDLE = 15000
-
-
-class Iteration:
-    """One method with its batches, optimiser and teachers; calling it does one iteration."""
-
-    def __init__(self, name: str, size: int, batch: int, device: torch.device) -> None:
-        base, values = (VARIANTS[name]["extends"], VARIANTS[name]) if name in VARIANTS else (name, {})
-        kind = load_method(str(base))
-        options = options_of(kind, {k: v for k, v in values.items() if k != "extends"}, name)
-        self.method: Method = kind(Task(4, size, 16), options)
-        build(self.method, lambda axis: torch.manual_seed(len(axis)), device)
-        draw = torch.Generator().manual_seed(0)
-        images = torch.rand(6 * batch, size, size, generator=draw).to(device)
-        labels = torch.randint(0, 4, images.shape, generator=draw, dtype=torch.uint8).to(device)
-        parts = torch.arange(2 * batch), torch.arange(2 * batch, 6 * batch)
-        noise = generator(0, "noise", device=device)
-        self.batches = BatchMaker(images, labels, *parts, self.method.views, (batch, batch), 0, noise)
-        self.method.begin(labels[: 2 * batch])
-        self.step = Step(self.method, TrainingConfig(), device)
-        self.done, self.device = 1, device  # Not on a multiple of 60: CauSSL's max step is rare.
-
-    def __call__(self) -> None:
-        self.step(self.batches(self.done), Progress(MIDDLE + self.done, 30000))
-        self.done += 1
-
-    def seconds(self) -> float:
-        """Wall seconds of one iteration, waiting for the device."""
-        start = time.perf_counter()
-        self()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter() - start
 
 
 def passes(iteration: Iteration, size: int, batch: int) -> tuple[float, float]:
@@ -130,8 +86,10 @@ def peak_apart(name: str, options: argparse.Namespace) -> int:
     return int(json.loads(done.stdout))
 
 
-def table(names: list[str], options: argparse.Namespace, device: torch.device) -> list[str]:
-    """The rows of the table as Markdown."""
+def table(
+    names: list[str], options: argparse.Namespace, device: torch.device
+) -> tuple[list[str], dict[str, float], dict[str, float]]:
+    """The rows of the table as Markdown; seconds of an iteration, and length of all stages, by method."""
     iterations = {name: Iteration(name, options.size, options.batch, device) for name in names}
     counted = {
         name: passes(it, options.size, options.batch) for name, it in iterations.items()
@@ -157,7 +115,25 @@ def table(names: list[str], options: argparse.Namespace, device: torch.device) -
         numbers = f"{forward:g} | {backward:g} | {mean[name] / unit:.1f} | {peak:.0f}"
         rows.append(f"| {name} | {trained:,} | {kept:,} | {numbers} |")
     rows += ["", f"Labelled-only: {1000 * unit:.0f} ms an iteration."]
-    return rows
+    lengths = {name: sum(s.length for s in it.method.stages) for name, it in iterations.items()}
+    return rows, mean, lengths
+
+
+def save(
+    options: argparse.Namespace, device: torch.device, seconds: dict[str, float], lengths: dict[str, float]
+) -> None:
+    """Write what `cgs.analysis.cost.Measured` reads."""
+    name = describe(device)
+    slug = "cpu" if device.type == "cpu" else name.lower().replace(" ", "-")
+    facts = {
+        "device": name,
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "torch": torch.__version__,
+        "threads": 1,
+    }
+    facts |= {"precision": "float32", "size": options.size, "batch": options.batch, "width": 16}
+    rounded = {k: round(v, 5) for k, v in seconds.items()}
+    write_json(RESULTS / f"iteration-{slug}.json", {**facts, "seconds": rounded, "lengths": lengths})
 
 
 def main() -> None:
@@ -167,15 +143,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--markdown", help="also write the table into this file")
+    parser.add_argument("--save", action="store_true", help="keep the seconds for `python -m cgs targets`")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    prepare_torch(TrainingConfig(threads=1))
     device = torch.device(options.device)
     if options.peak:
         print(peak_bytes(options.peak, options.size, options.batch, device))
         return
     names = [name for name in METHODS if name != "fully-supervised"]
-    rows = table([*names, *VARIANTS], options, device)
+    rows, seconds, lengths = table([*names, *VARIANTS], options, device)
+    if options.save:
+        save(options, device, seconds, lengths)
     where = f"{describe(device)}, one thread" if device.type == "cpu" else describe(device)
     command = (
         f"python benchmarks/cost.py --size {options.size} --batch {options.batch} --rounds {options.rounds}"

@@ -75,6 +75,10 @@ def parser() -> argparse.ArgumentParser:
             )
     command("tables", tables, "Gather the scores of all runs into tables.")
     command("report", report, "Render the report from the tables.")
+    sub = command("targets", targets, "List the trainings of a config and how long they take.", config=False)
+    sub.add_argument(
+        "--config", type=Path, default=ROOT / "config" / "paper.yaml", help="YAML file (default: the paper)"
+    )
     command("retry", retry, "Forget failed runs, so that the next snakemake trains them again.")
     sub = command("plan", plan, "Check a config (JSON on stdin) and print what is to be run.", config=False)
     command("methods", methods, "List the methods.", config=False)
@@ -170,6 +174,12 @@ def report(options: argparse.Namespace) -> None:
 
     config = load_config(options.config)
     print(f"The report is {render(config, Paths(config.name))}")
+
+
+def targets(options: argparse.Namespace) -> None:
+    from cgs.analysis.cost import table
+
+    print(table(load_config(options.config)))
 
 
 def retry(options: argparse.Namespace) -> None:

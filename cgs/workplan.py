@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from cgs.analysis.cost import priorities
 from cgs.config import Config, parse_config
 from cgs.digest import source_digest
 from cgs.discovery import ROOT, module_of
@@ -42,6 +43,7 @@ def work_plan(values: dict[str, Any]) -> dict[str, Any]:
         "threads": config.training.threads,
         "datasets": {name: data_plan(name, dump) for name in config.datasets},
         "runs": run_plans(config, dump),
+        "priorities": priorities(config),
         "digests": {
             "predict": source_digest("cgs.evaluation.predict"),
             "evaluate": source_digest("cgs.evaluation.score"),

@@ -27,6 +27,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "environment.yml"):
         shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "benchmarks" / "results", folder / "benchmarks" / "results")
     config = small_config(
         name="tiny",
         methods=["cgs", "cps", "labelled-only", "fully-supervised"],
@@ -53,7 +54,12 @@ def planned(project: Path, *options: str) -> dict[str, int]:
     if "Nothing to be done" in text:
         return {}
     table = text[text.rindex("Job stats:") :]
-    return {m[1]: int(m[2]) for m in re.finditer(r"^(\w+) +(\d+)$", table, re.M) if m[1] != "total"}
+    jobs: dict[str, int] = {}
+    for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.M):
+        if name != "total":  # There is a rule train_<method> for every method.
+            rule = "train" if name.startswith("train_") else name
+            jobs[rule] = jobs.get(rule, 0) + int(count)
+    return jobs
 
 
 def edit(project: Path, name: str, old: str, new: str) -> None:
@@ -70,6 +76,10 @@ def test_the_workflow(project: Path) -> None:
     assert planned(project) == ALL
     done = snakemake(project, "--configfile", "tiny.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
+    started = re.findall(r"train phantom/\w+/([\w-]+)/0", done.stdout + done.stderr)
+    priorities = work_plan(yaml.safe_load((project / "tiny.yaml").read_text()))["priorities"]
+    assert started == sorted(priorities, key=priorities.__getitem__, reverse=True), "longest first"
+    assert started[0] == "cgs"
     page = (project / "reports" / "tiny" / "index.html").read_text()
     assert "4 of 4 trainings complete" in page
     assert planned(project) == {}

@@ -75,6 +75,8 @@ def prepare_torch(training: TrainingConfig) -> None:
     if training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+        # Nothing here reads what it has not written; filling every new tensor first would only cost time.
+        torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = not training.deterministic
     tf32 = training.precision != "float32"
     torch.backends.cuda.matmul.allow_tf32 = tf32

@@ -7,6 +7,7 @@ rule predict:
         at("logs/predict/{dataset}/{labelled}/{method}/{seed}.txt"),
     benchmark:
         at("benchmarks/predict/{dataset}/{labelled}/{method}/{seed}.tsv")
+    priority: 1000  # Before further trainings: what is trained is seen early.
     conda:
         "../../environment.yml"
     threads: PLAN["threads"]
@@ -32,6 +33,7 @@ rule evaluate:
         at("logs/evaluate/{dataset}/{labelled}/{method}/{seed}.txt"),
     benchmark:
         at("benchmarks/evaluate/{dataset}/{labelled}/{method}/{seed}.tsv")
+    priority: 1000
     conda:
         "../../environment.yml"
     params:

@@ -50,7 +50,10 @@ def test_seconds_are_iterations_times_pixels_images_width_and_stages() -> None:
     ],
 )
 def test_what_was_not_measured_counts_as_what_it_is_most_like(method: str, known: str | None) -> None:
-    variants = {"mc-net-plus": {"extends": "mc-net", "decoders": 3}, "cgs-sharp": {"extends": "cgs", "tau": 0.5}}
+    variants = {
+        "mc-net-plus": {"extends": "mc-net", "decoders": 3},
+        "cgs-sharp": {"extends": "cgs", "tau": 0.5},
+    }
     config = small_config(methods=[method], variants=variants)
     assert MEASURED.known(config, method) == known
     stands = replace(MEASURED, seconds=MEASURED.seconds | {"slowest": 9.0})

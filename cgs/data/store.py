@@ -89,8 +89,9 @@ def load_slices(folder: Path) -> Slices:
     """The training slices of a prepared dataset, memory-mapped."""
     source = _complete(folder)
     try:
-        images = np.load(folder / "images.npy", mmap_mode="r")
-        labels = np.load(folder / "labels.npy", mmap_mode="r")
+        # Copied on write: torch takes no array that cannot be written.
+        images = np.load(folder / "images.npy", mmap_mode="c")
+        labels = np.load(folder / "labels.npy", mmap_mode="c")
         manifest = pd.read_csv(folder / "manifest.csv", dtype={"patient": str, "case": str, "slice": str})
     except DAMAGED as error:
         raise SuiteError(

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cgs.data.store import SCALE
 from cgs.engine.seeds import generator
 
 CutMix = Literal["none", "box", "released"]
@@ -245,11 +246,19 @@ class Order:
         return labelled, self._shuffled("unlabelled", self.unlabelled, number, size)[place * size :][:size]
 
 
+def intensities(stored: Tensor) -> Tensor:
+    """Float32 in [0, 1] of intensities as the store keeps them: the 16 bits of an unsigned integer, in an int16.
+
+    torch computes little with unsigned 16-bit integers. Floating intensities are returned as they are.
+    """
+    return stored if stored.is_floating_point() else (stored.int() & 0xFFFF).float() / SCALE
+
+
 class BatchMaker:
     """Draws the batch of iteration t from slices that lie on the device.
 
-    images (N, S, S) float32 in [0, 1] and labels (N, S, S) uint8 on the device; `labelled` and `unlabelled`
-    are disjoint index tensors; `sizes` the slices of each kind in a batch.
+    images (N, S, S), float32 in [0, 1] or as stored (see `intensities`), and labels (N, S, S) uint8 on the device;
+    `labelled` and `unlabelled` are disjoint index tensors; `sizes` the slices of each kind in a batch.
     """
 
     def __init__(
@@ -284,7 +293,7 @@ class BatchMaker:
         index, inside = sampling_index(self._to_device(matrices), size)
         flat = self._to_device(slices).unsqueeze(1) * (size * size) + index
         shape = (count, 1, size, size)
-        weak = (self.images.view(-1)[flat] * inside).view(shape)
+        weak = (intensities(self.images.view(-1)[flat]) * inside).view(shape)
         if self.spec.quantised and not labelled:
             weak = (weak * 255).floor() / 255
         views = 0 if labelled and not self.spec.accompanied else self.spec.strong

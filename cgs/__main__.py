@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("prepare", prepare, "Read a dataset, check it and write its slices, cases and audit.")
     sub.add_argument("--dataset", required=True)
     sub.add_argument("--path", type=Path, help="where the dataset lies, if the config does not say")
+    sub.add_argument("--processes", type=int, help="processes that read (default: all cores)")
     for name, run, help_ in (
         ("train", train, "Train one method with one seed; resumes where an earlier attempt stopped."),
         ("predict", predict, "Predict the test cases of a trained run."),
@@ -134,7 +135,8 @@ def prepare(options: argparse.Namespace) -> None:
 
     config = config_of(options)
     dataset = dataset_of(config, options.dataset)
-    run(options.dataset, dataset, Paths(config.name).data(options.dataset))
+    processes = getattr(options, "processes", None)
+    run(options.dataset, dataset, Paths(config.name).data(options.dataset), processes)
 
 
 def train(options: argparse.Namespace) -> int:

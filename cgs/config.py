@@ -47,6 +47,30 @@ class AcdcConfig(DatasetBase):
     )
 
 
+class SegthorConfig(DatasetBase):
+    """Thoracic CT, targets esophagus, heart, trachea and aorta, as the official NIfTI files."""
+
+    kind: Literal["segthor"] = Field("segthor", description="Reader of the dataset.")
+    labelled: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (3, 6), min_length=1, description="Numbers of labelled training patients to train with."
+    )
+    path: Path | None = Field(
+        None, description="Folder with a folder Patient_XX (Patient_XX.nii.gz, GT.nii.gz) for each patient."
+    )
+    window: tuple[float, float] = Field(
+        (-1000.0, 400.0),
+        description="Hounsfield units that become 0 and 1; what lies beyond is clipped. The paper gives none: this one "
+        "keeps the air of the trachea and the contrast of soft tissue.",
+    )
+
+    @field_validator("window")
+    @classmethod
+    def _rises(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not value[0] < value[1]:
+            raise ValueError("the first value must be the smaller one")
+        return value
+
+
 class PhantomConfig(DatasetBase):
     """Procedural 3D anatomies with four targets; nothing to download, the same bits per seed."""
 
@@ -62,7 +86,8 @@ class PhantomConfig(DatasetBase):
     seed: int = Field(0, ge=0, description="Seed of the anatomies, noise and bias fields.")
 
 
-DatasetConfig = Annotated[AcdcConfig | PhantomConfig, Field(discriminator="kind")]
+KINDS: dict[str, type[DatasetBase]] = {"acdc": AcdcConfig, "segthor": SegthorConfig, "phantom": PhantomConfig}
+DatasetConfig = Annotated[AcdcConfig | SegthorConfig | PhantomConfig, Field(discriminator="kind")]
 
 
 class NetworkConfig(Strict):
@@ -218,10 +243,12 @@ class Config(Strict):
         return self._base_of(name)
 
 
-def training_patients(dataset: AcdcConfig | PhantomConfig) -> int | None:
+def training_patients(dataset: DatasetConfig) -> int | None:
     """Number of training patients, or None while the dataset's files are not there to count."""
     if isinstance(dataset, PhantomConfig):
         return dataset.train_patients
+    if isinstance(dataset, SegthorConfig):
+        return 28
     if dataset.path is None:
         return 70
     listing = dataset.path / "train_slices.list"
@@ -254,8 +281,8 @@ def _nearest_key(location: tuple[int | str, ...]) -> str:
     for step in location[:-1]:
         if model is Config and step == "datasets":
             model = None
-        elif step in ("acdc", "phantom") and model is None:
-            model = {"acdc": AcdcConfig, "phantom": PhantomConfig}[str(step)]
+        elif step in KINDS and model is None:
+            model = KINDS[str(step)]
         elif model is not None and isinstance(step, str) and step in model.model_fields:
             model = model.model_fields[step].annotation
     fields = getattr(model, "model_fields", None)

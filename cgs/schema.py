@@ -22,6 +22,7 @@ from cgs.config import (
     NetworkConfig,
     PhantomConfig,
     ReportConfig,
+    SegthorConfig,
     TrainingConfig,
 )
 from cgs.engine.method import all_methods
@@ -31,6 +32,7 @@ from cgs.presets import presets
 SECTIONS: dict[str, type[BaseModel]] = {
     "": Config,
     "datasets.NAME (acdc)": AcdcConfig,
+    "datasets.NAME (segthor)": SegthorConfig,
     "datasets.NAME (phantom)": PhantomConfig,
     "network": NetworkConfig,
     "training": TrainingConfig,

@@ -8,7 +8,7 @@ hold no voxel spacing. Slices lie in `data/slices/` or, flat, in `data/`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Acdc(Source):
                     )
                 seen[case] = split
         self.files = {
-            split: [self._file(name, split) for name in names] for split, names in self.lists.items()
+            split: {name: self._file(name, split) for name in names} for split, names in self.lists.items()
         }
 
     def _list(self, split: str) -> list[str]:
@@ -92,19 +92,23 @@ class Acdc(Source):
         check_pair(image, label, dimensions, len(self.targets), str(path))
         return image, label.astype(np.uint8)
 
-    def training_slices(self) -> Iterator[TrainingSlice]:
-        for name, path in zip(self.lists["train"], self.files["train"], strict=True):
-            image, label = self._read(path, 2)
-            yield TrainingSlice(name, name.split("_slice")[0], name.split("_")[0], image, label)
+    def training_items(self) -> Sequence[str]:
+        return self.lists["train"]
 
-    def volumes(self) -> Iterator[Volume]:
-        for split in ("val", "test"):
-            for name, path in zip(self.lists[split], self.files[split], strict=True):
-                image, label = self._read(path, 3)
-                yield Volume(name, name.split("_")[0], split, image, label, None)
+    def read_training(self, item: str) -> list[TrainingSlice]:
+        image, label = self._read(self.files["train"][item], 2)
+        return [TrainingSlice(item, item.split("_slice")[0], item.split("_")[0], image, label)]
+
+    def volume_items(self) -> Sequence[str]:
+        return [*self.lists["val"], *self.lists["test"]]
+
+    def read_volume(self, item: str) -> Volume:
+        split = "val" if item in self.files["val"] else "test"
+        image, label = self._read(self.files[split][item], 3)
+        return Volume(item, item.split("_")[0], split, image, label, None)
 
     def facts(self) -> dict[str, Any]:
-        files = [path for paths in self.files.values() for path in paths]
+        files = [path for paths in self.files.values() for path in paths.values()]
         return {
             "layout": "SSL4MIS",
             "files": len(files),

@@ -8,7 +8,7 @@ few labels, not to be realistic: the report calls it a phantom.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,19 +41,23 @@ class Phantom(Source):
     def __init__(self, config: PhantomConfig) -> None:
         self.config = config
 
-    def training_slices(self) -> Iterator[TrainingSlice]:
-        for number in range(self.config.train_patients):
-            image, label = draw_patient(self.config.seed, "train", number, self.config.slices)
-            for z in range(len(image)):
-                patient = f"train{number:03d}"
-                yield TrainingSlice(f"{patient}_slice_{z}", patient, patient, image[z], label[z])
+    def training_items(self) -> Sequence[str]:
+        return [f"train{number:03d}" for number in range(self.config.train_patients)]
 
-    def volumes(self) -> Iterator[Volume]:
-        for split, count in (("val", self.config.val_patients), ("test", self.config.test_patients)):
-            for number in range(count):
-                image, label = draw_patient(self.config.seed, split, number, self.config.slices)
-                name = f"{split}{number:03d}"
-                yield Volume(name, name, split, image, label, SPACING)
+    def read_training(self, item: str) -> list[TrainingSlice]:
+        image, label = self._draw(item)
+        return [TrainingSlice(f"{item}_slice_{z}", item, item, image[z], label[z]) for z in range(len(image))]
+
+    def volume_items(self) -> Sequence[str]:
+        counts = {"val": self.config.val_patients, "test": self.config.test_patients}
+        return [f"{split}{number:03d}" for split, count in counts.items() for number in range(count)]
+
+    def read_volume(self, item: str) -> Volume:
+        return Volume(item, item, item.rstrip("0123456789"), *self._draw(item), SPACING)
+
+    def _draw(self, item: str) -> tuple[np.ndarray, np.ndarray]:
+        split = item.rstrip("0123456789")
+        return draw_patient(self.config.seed, split, int(item.removeprefix(split)), self.config.slices)
 
     def facts(self) -> dict[str, Any]:
         return {"layout": "generated", "version": VERSION}

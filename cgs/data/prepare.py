@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import shutil
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cgs.config import AcdcConfig, PhantomConfig
+from cgs.config import AcdcConfig, DatasetConfig, SegthorConfig
 from cgs.data.acdc import Acdc
 from cgs.data.audit import audit
 from cgs.data.phantom import Phantom
+from cgs.data.segthor import Segthor
 from cgs.data.source import Source
 from cgs.data.store import SCALE, resize_nearest
 from cgs.files import atomic_path, write_json
 
 
-def open_source(name: str, dataset: AcdcConfig | PhantomConfig) -> Source:
+def open_source(name: str, dataset: DatasetConfig) -> Source:
     """The reader for a dataset entry."""
-    return Acdc(name, dataset) if isinstance(dataset, AcdcConfig) else Phantom(dataset)
+    if isinstance(dataset, AcdcConfig):
+        return Acdc(name, dataset)
+    return Segthor(name, dataset) if isinstance(dataset, SegthorConfig) else Phantom(dataset)
 
 
-def prepare(name: str, dataset: AcdcConfig | PhantomConfig, folder: Path) -> None:
-    """Read, check and write a dataset to `folder`.
+def prepare(name: str, dataset: DatasetConfig, folder: Path, processes: int | None = None) -> None:
+    """Read, check and write a dataset to `folder`, with that many processes (all cores by default).
 
-    The folder is made anew; `source.json` is written last, so that a folder without it is not whole. Raises
-    SuiteError with one sentence when the source is amiss.
+    The folder is made anew; `source.json` is written last, so that a folder without it is not whole. The files are the
+    same for any number of processes, each of which holds one volume and its label at a time. Raises SuiteError with
+    one sentence when the source is amiss.
     """
     with suppress(FileNotFoundError, NotADirectoryError):
         (folder / "source.json").unlink()
     source = open_source(name, dataset)
     if (folder / "cases").is_dir():
         shutil.rmtree(folder / "cases")  # Cases of an older list must not stay.
-    write_slices(source, dataset.size, folder)
-    write_cases(source, folder)
+    with reading(processes or cores()) as read:
+        write_slices(source, dataset.size, folder, read)
+        write_cases(source, folder, read)
     write_json(folder / "audit.json", audit(folder, source.targets))
     parameters = dataset.model_dump(mode="json", exclude={"labelled", "path"})
     write_json(
@@ -52,37 +63,89 @@ def prepare(name: str, dataset: AcdcConfig | PhantomConfig, folder: Path) -> Non
     )
 
 
-def write_slices(source: Source, size: int, folder: Path) -> None:
+Read = Callable[[Callable[[str], Any], Sequence[str]], Iterable[Any]]
+"""Applies a function to items, in order: `map`, or that of a pool of processes."""
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def reading(processes: int) -> Iterator[Read]:
+    """A map over `processes` processes."""
+    if processes == 1:
+        yield map
+        return
+    # Started anew instead of forked: a fork would copy the locks of whatever threads this process has.
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        yield lambda work, items: pool.map(work, items, chunksize=max(len(items) // (16 * processes), 1))
+
+
+Slice = tuple[str, str, str, np.ndarray, np.ndarray]
+"""Name, case, patient, image uint16 and label uint8 at the working size."""
+
+
+def working_slices(source: Source, size: int, item: str) -> list[Slice]:
+    """The training slices of an item at the working size, as they are stored."""
+    return [
+        (
+            s.name,
+            s.case,
+            s.patient,
+            stored(resize_nearest(s.image, (size, size))),
+            resized_label(s.label, size),
+        )
+        for s in source.read_training(item)
+    ]
+
+
+def resized_label(label: np.ndarray, size: int) -> np.ndarray:
+    return resize_nearest(label, (size, size)).astype(np.uint8)
+
+
+def stored(image: np.ndarray) -> np.ndarray:
+    """Intensities as uint16."""
+    if image.dtype == np.uint16:
+        return image
+    return np.round(image.astype(np.float64).clip(0, 1) * SCALE).astype(np.uint16)
+
+
+def write_slices(source: Source, size: int, folder: Path, read: Read) -> None:
     """Write images.npy, labels.npy and manifest.csv, in the order of the source's list."""
-    images, labels, rows = [], [], []
+    images: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    rows: list[tuple[object, ...]] = []
     ranks: dict[str, int] = {}
-    for index, item in enumerate(source.training_slices()):
-        image = resize_nearest(item.image, (size, size)).astype(np.float64).clip(0, 1)
-        images.append(np.round(image * SCALE).astype(np.uint16))
-        labels.append(resize_nearest(item.label, (size, size)).astype(np.uint8))
-        rank = ranks.setdefault(item.patient, len(ranks) + 1)
-        rows.append((item.name, item.case, item.patient, index, "train", rank))
+    for part in read(partial(working_slices, source, size), source.training_items()):
+        for name, case, patient, image, label in part:
+            rank = ranks.setdefault(patient, len(ranks) + 1)
+            rows.append((name, case, patient, len(rows), "train", rank))
+            images.append(image)
+            labels.append(label)
     for file, arrays in (("images.npy", images), ("labels.npy", labels)):
         with atomic_path(folder / file) as temporary:
             np.save(temporary, np.stack(arrays))
+        arrays.clear()
     columns = ["slice", "case", "patient", "index", "split", "labelled_rank"]
     with atomic_path(folder / "manifest.csv") as temporary:
         pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False)
 
 
-def write_cases(source: Source, folder: Path) -> None:
+def write_case(source: Source, folder: Path, item: str) -> tuple[object, ...]:
+    """Write cases/<case>.npz; returns its row of cases.csv."""
+    volume = source.read_volume(item)
+    spacing = np.full(3, np.nan) if volume.spacing is None else np.array(volume.spacing, dtype=np.float64)
+    image = volume.image if volume.image.dtype == np.uint16 else volume.image.astype(np.float32)
+    with atomic_path(folder / "cases" / f"{volume.name}.npz") as temporary:
+        np.savez(temporary, image=image, label=volume.label.astype(np.uint8), spacing=spacing)
+    return (volume.name, volume.patient, volume.split, *volume.image.shape, *spacing)
+
+
+def write_cases(source: Source, folder: Path, read: Read) -> None:
     """Write cases/<case>.npz and cases.csv."""
-    rows = []
-    for volume in source.volumes():
-        spacing = np.full(3, np.nan) if volume.spacing is None else np.array(volume.spacing, dtype=np.float64)
-        with atomic_path(folder / "cases" / f"{volume.name}.npz") as temporary:
-            np.savez(
-                temporary,
-                image=volume.image.astype(np.float32),
-                label=volume.label.astype(np.uint8),
-                spacing=spacing,
-            )
-        rows.append((volume.name, volume.patient, volume.split, *volume.image.shape, *spacing))
+    rows = list(read(partial(write_case, source, folder), source.volume_items()))
     columns = ["case", "patient", "split", "slices", "height", "width", "spacing_z", "spacing_y", "spacing_x"]
     with atomic_path(folder / "cases.csv") as temporary:
         pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from cgs.errors import SuiteError
 
 @dataclass(frozen=True)
 class TrainingSlice:
-    """One training slice at its native size: image (H, W) float in [0, 1], label (H, W) integer in 0..K."""
+    """One training slice at its native size: image (H, W), float in [0, 1] or uint16, and label (H, W) in 0..K."""
 
     name: str
     case: str
@@ -25,7 +25,7 @@ class TrainingSlice:
 
 @dataclass(frozen=True)
 class Volume:
-    """One validation or test case: image and label (D, H, W), spacing (z, y, x) in mm or None."""
+    """One validation or test case: image and label (D, H, W) as above, spacing (z, y, x) in mm or None."""
 
     name: str
     patient: str
@@ -36,18 +36,26 @@ class Volume:
 
 
 class Source(ABC):
-    """A dataset as `prepare` reads it: training slices in list order, then validation and test cases."""
+    """A dataset as `prepare` reads it: items that are named at once, and read one by one, in any process."""
 
     targets: tuple[str, ...]
     modality: str
 
     @abstractmethod
-    def training_slices(self) -> Iterator[TrainingSlice]:
-        """The training slices; the order of first appearance of the patients is the order of labelling."""
+    def training_items(self) -> Sequence[str]:
+        """What `read_training` takes, in list order: the first patients to appear are labelled first."""
 
     @abstractmethod
-    def volumes(self) -> Iterator[Volume]:
+    def read_training(self, item: str) -> list[TrainingSlice]:
+        """The training slices of an item: a patient, a case, or a single slice, as the source is stored."""
+
+    @abstractmethod
+    def volume_items(self) -> Sequence[str]:
         """The validation and test cases."""
+
+    @abstractmethod
+    def read_volume(self, item: str) -> Volume:
+        """One validation or test case."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:

@@ -132,5 +132,7 @@ def read_case(cases: Path, case: str) -> Case:
         raise SuiteError(
             f"{path} cannot be read ({error}); delete it and prepare the dataset again."
         ) from None
+    if image.dtype == np.uint16:
+        image = image.astype(np.float32) / SCALE
     known = None if np.isnan(spacing).any() else tuple(float(v) for v in spacing)
     return Case(image, label, known)  # type: ignore[arg-type]

@@ -77,7 +77,7 @@ def prepare_torch(training: TrainingConfig) -> None:
         # As torch.use_deterministic_algorithms(True), which imports a compiler first: 1.3 s of every start.
         torch.set_deterministic_debug_mode("error")
         # Nothing here reads what it has not written; filling every new tensor first would only cost time.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not training.deterministic
     tf32 = training.precision != "float32"
     torch.backends.cuda.matmul.allow_tf32 = tf32

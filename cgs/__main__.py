@@ -74,6 +74,33 @@ def parser() -> argparse.ArgumentParser:
                 action="store_true",
                 help="write a failure to failure.json and exit with 0, so that other runs go on",
             )
+            sub.add_argument("--score", action="store_true", help="predict and score the test cases too")
+    sub = command(
+        "campaign", campaign, "Run the missing trainings of a config for a limited time, several at once."
+    )
+    sub.add_argument("--out", required=True, type=Path, help="folder that gets results/<config>/...")
+    sub.add_argument("--only", nargs="+", default=[], metavar="DATASET", help="these datasets alone")
+    sub.add_argument("--methods", nargs="+", default=[], help="these methods alone, in this order")
+    sub.add_argument(
+        "--minutes", type=float, default=525600, help="time after which all stop (default: none)"
+    )
+    sub.add_argument("--slots", type=int, default=1, help="trainings at once (default: 1)")
+    sub.add_argument("--path", nargs="+", default=[], metavar="DATASET=PATH", help="where datasets lie")
+    sub.add_argument(
+        "--data", nargs="+", default=[], type=Path, help="the parts of a packed dataset, in order"
+    )
+    sub.add_argument("--have", nargs="+", default=[], type=Path, help="collected folders: not run again")
+    sub = command("collect", collect, "Merge the results of campaigns into a reference folder.", config=False)
+    sub.add_argument("sources", nargs="+", type=Path, help="the --out folders of campaigns")
+    sub.add_argument("--into", required=True, type=Path, help="as results/reference/<name>")
+    sub.add_argument(
+        "--weights", action="store_true", help="keep the weights of each cell's best seed, to 8 MB"
+    )
+    sub = command("pack", pack, "Compress a prepared dataset into files to take elsewhere.")
+    sub.add_argument("--dataset", required=True)
+    sub.add_argument("--path", type=Path, help="where the dataset lies, if the config does not say")
+    sub.add_argument("--out", required=True, type=Path, help="the parts are called <out>.000, <out>.001 ...")
+    sub.add_argument("--part", type=int, default=60, help="megabytes a part at most (default: 60)")
     command("tables", tables, "Gather the scores of all runs into tables.")
     command("report", report, "Render the report from the tables.")
     sub = command("targets", targets, "List the trainings of a config and how long they take.", config=False)
@@ -147,6 +174,10 @@ def train(options: argparse.Namespace) -> int:
     if not (paths.data(cell.dataset) / "source.json").is_file():
         prepare(options)
     complete = run(config, cell, paths, Display, keep_failure=options.record_failure)
+    if complete and options.score:
+        options.processes = 1
+        predict(options)
+        evaluate(options)
     return 0 if complete or options.record_failure else 1
 
 
@@ -162,6 +193,53 @@ def evaluate(options: argparse.Namespace) -> None:
     config, cell, paths = cell_of(options)
     folder = paths.run(cell.dataset, cell.labelled, cell.method, cell.seed)
     score_run(paths.data(cell.dataset), folder, config.evaluation, cell, max(options.processes, 1))
+
+
+def campaign(options: argparse.Namespace) -> None:
+    from cgs.campaign import campaign as run
+
+    config = load_config(options.config)
+    places = {}
+    for text in options.path:
+        name, separator, path = text.partition("=")
+        dataset_of(config, name)
+        if not separator or not path:
+            raise SuiteError(f"--path {text}: give a dataset and its place, as acdc=PATH.")
+        places[name] = Path(path)
+    if options.slots < 1 or options.minutes <= 0:
+        raise SuiteError("--slots and --minutes must be positive.")
+    if options.data:
+        from cgs.data.pack import dataset_name, unpack
+
+        paths = Paths(config.name, options.out / "results")
+        unpack(options.data, paths.data(dataset_name(options.data, list(config.datasets))))
+    run(
+        config,
+        options.out,
+        minutes=options.minutes,
+        slots=options.slots,
+        only=options.only,
+        methods=options.methods,
+        have=options.have,
+        places=places,
+    )
+
+
+def collect(options: argparse.Namespace) -> None:
+    from cgs.analysis.reference import collect as run
+
+    print(run(options.sources, options.into, weights=options.weights))
+
+
+def pack(options: argparse.Namespace) -> None:
+    from cgs.data.pack import pack as run
+
+    config = config_of(options)
+    folder = Paths(config.name).data(options.dataset)
+    if not (folder / "source.json").is_file():
+        prepare(options)
+    for part in run(folder, options.out, options.part):
+        print(f"{part} ({part.stat().st_size / 1e6:.1f} MB)")
 
 
 def tables(options: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cgs.data.store import SCALE, load_slices, read_case, resize_nearest
+from cgs.data.store import SCALE, load_slices, read_arrays, resize_nearest
 
 DUPLICATE = 0.99
 """Correlation of two slices (at 32 x 32) from which they count as near-duplicates.
@@ -50,16 +50,21 @@ def thumbnails(
 ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """All slices of all splits at 32 x 32: a row each (slice, patient, split), images and labels."""
     size = (THUMBNAIL, THUMBNAIL)
-    small = [resize_nearest(images, size).astype(np.float32) / SCALE]
+    small = [as_shares(resize_nearest(images, size))]
     marks = [resize_nearest(labels, size)]
     tables = [manifest[["slice", "patient", "split"]]]
     for row in cases.itertuples():
-        case = read_case(folder / "cases", str(row.case))
-        small.append(resize_nearest(case.image, size))
-        marks.append(resize_nearest(case.label, size))
-        names = [f"{row.case}_slice_{z}" for z in range(len(case.image))]
+        image, label = read_arrays(folder / "cases", str(row.case), "image", "label")
+        small.append(as_shares(resize_nearest(image, size)))
+        marks.append(resize_nearest(label, size))
+        names = [f"{row.case}_slice_{z}" for z in range(len(image))]
         tables.append(pd.DataFrame({"slice": names, "patient": row.patient, "split": row.split}))
     return pd.concat(tables, ignore_index=True), np.concatenate(small), np.concatenate(marks)
+
+
+def as_shares(image: np.ndarray) -> np.ndarray:
+    """Stored intensities as float32 in [0, 1]."""
+    return image.astype(np.float32) / SCALE if image.dtype == np.uint16 else image.astype(np.float32)
 
 
 def dice_of(first: np.ndarray, second: np.ndarray) -> float:
@@ -130,7 +135,7 @@ def balance(
     for split in ("val", "test"):
         stacks, patients = [], []
         for row in cases[cases["split"] == split].itertuples():
-            label = read_case(folder / "cases", str(row.case)).label
+            (label,) = read_arrays(folder / "cases", str(row.case), "label")
             stacks.append(_pixels(label, targets))
             patients += [row.patient] * len(label)
         if stacks:
@@ -186,10 +191,9 @@ def empty_slices(labels: np.ndarray, manifest: pd.DataFrame) -> dict[str, Any]:
 
 def intensities(images: np.ndarray, manifest: pd.DataFrame) -> list[dict[str, Any]]:
     """Training slices whose intensities are odd: constant, saturated, or far from the other slices' mean."""
-    flat = images.reshape(len(images), -1)
-    mean = flat.mean(1) / SCALE
-    spread = flat.std(1) / SCALE
-    saturated = (flat == SCALE).mean(1)
+    # Slice by slice: numpy would make float64 of the whole dataset.
+    mean, spread, saturated = np.array([(i.mean(), i.std(), (i == SCALE).mean()) for i in images]).T
+    mean, spread = mean / SCALE, spread / SCALE
     middle = np.median(mean)
     scale = 1.4826 * np.median(np.abs(mean - middle)) + 1e-6
     checks = (

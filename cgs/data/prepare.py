@@ -126,11 +126,21 @@ def write_slices(source: Source, size: int, folder: Path, read: Read) -> None:
             labels.append(label)
     for file, arrays in (("images.npy", images), ("labels.npy", labels)):
         with atomic_path(folder / file) as temporary:
-            np.save(temporary, np.stack(arrays))
+            save_stack(temporary, arrays)
         arrays.clear()
     columns = ["slice", "case", "patient", "index", "split", "labelled_rank"]
     with atomic_path(folder / "manifest.csv") as temporary:
         pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False)
+
+
+def save_stack(path: Path, arrays: list[np.ndarray]) -> None:
+    """What `np.save(path, np.stack(arrays))` writes, without the second copy of a whole dataset."""
+    first = arrays[0]
+    header = {"descr": first.dtype.str, "fortran_order": False, "shape": (len(arrays), *first.shape)}
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for array in arrays:
+            file.write(np.ascontiguousarray(array, first.dtype).data)
 
 
 def write_case(source: Source, folder: Path, item: str) -> tuple[object, ...]:

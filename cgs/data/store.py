@@ -124,15 +124,20 @@ def load_case(folder: Path, case: str) -> Case:
 
 def read_case(cases: Path, case: str) -> Case:
     """One whole volume from the folder of the cases."""
-    path = cases / f"{case}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            image, label, spacing = file["image"], file["label"], file["spacing"]
-    except (KeyError, *DAMAGED) as error:
-        raise SuiteError(
-            f"{path} cannot be read ({error}); delete it and prepare the dataset again."
-        ) from None
+    image, label, spacing = read_arrays(cases, case, "image", "label", "spacing")
     if image.dtype == np.uint16:
         image = image.astype(np.float32) / SCALE
     known = None if np.isnan(spacing).any() else tuple(float(v) for v in spacing)
     return Case(image, label, known)  # type: ignore[arg-type]
+
+
+def read_arrays(cases: Path, case: str, *names: str) -> list[np.ndarray]:
+    """Those of a case's arrays image, label and spacing, as they are stored."""
+    path = cases / f"{case}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return [file[name] for name in names]
+    except (KeyError, *DAMAGED) as error:
+        raise SuiteError(
+            f"{path} cannot be read ({error}); delete it and prepare the dataset again."
+        ) from None

@@ -1,0 +1,175 @@
+"""Measured results that are kept: what `python -m cgs collect` gathers from campaigns, and how a report reads it.
+
+A folder `results/reference/<name>/` holds the tables of a config (`main`, `targets`, `runs`, `scores`, `curves`) and
+`provenance.json`. No images and no predictions; weights only where they were asked for.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cgs.analysis.tables import TEXT as SCORE_TEXT
+from cgs.analysis.tables import (
+    curves_table,
+    folder_of,
+    gather_scores,
+    main_table,
+    provenance,
+    runs_table,
+    targets_table,
+    whole_runs,
+)
+from cgs.config import Config, load_config, parse_config
+from cgs.discovery import ROOT
+from cgs.errors import SuiteError
+from cgs.files import atomic_path, read_json, write_json
+from cgs.paths import Paths
+from cgs.plan import Cell, cells
+
+REFERENCE = ROOT / "results" / "reference"
+KEY = ["dataset", "labelled", "method", "seed"]
+LARGEST_WEIGHTS = 8 * 10**6
+INCIDENTAL = ("device", "gpu_slots", "threads", "checkpoint_every", "log_every")
+
+
+def complete_cells(folder: Path) -> set[Cell]:
+    """The cells whose results `folder` holds; none where there is no such folder."""
+    if not (folder / "runs.csv").is_file():
+        return set()
+    runs = read_table(folder, "runs")
+    complete = runs.loc[runs["status"] == "complete", KEY]
+    return {Cell(d, labelled, m, int(s)) for d, labelled, m, s in complete.itertuples(index=False, name=None)}
+
+
+def read_table(folder: Path, name: str) -> pd.DataFrame:
+    """A table of a collected folder. Raises SuiteError with one sentence where it cannot be read."""
+    for path in (folder / f"{name}.csv", folder / f"{name}.csv.gz"):
+        if path.is_file():
+            try:
+                return pd.read_csv(path, dtype=SCORE_TEXT)
+            except (OSError, EOFError, ValueError) as error:
+                raise SuiteError(f"{path} cannot be read ({error}); fetch it again.") from None
+    raise SuiteError(f"{folder} has no {name}.csv; collect a campaign into it.")
+
+
+def protocol(config: Config) -> dict[str, Any]:
+    """What two results must share to be in one table: a config without places, seeds, and what changes no number."""
+    values = config.model_dump(mode="json", exclude={"name", "seeds", "methods", "report", "reference"})
+    for dataset in values["datasets"].values():
+        dataset.pop("path", None)
+    for key in INCIDENTAL:
+        values["training"].pop(key, None)
+    return values
+
+
+def collect(sources: Sequence[Path], target: Path, *, weights: bool = False) -> str:
+    """Merge the complete runs of campaigns into `target`; says in a sentence what is there now.
+
+    `sources` are `--out` folders of campaigns, or folders in which snakemake was started. A cell that is already in
+    `target` stays as it is. With `weights`, those of each cell's best seed by validation come along.
+    Raises SuiteError where two were measured by different protocols.
+    """
+    found = [path for source in sources for path in sorted(source.absolute().glob("results/*/config.yaml"))]
+    if not found:
+        raise SuiteError(f"{sources[0]} holds no results/<config>/config.yaml; give the --out of a campaign.")
+    for path in found:
+        config = load_config(path)
+        add(config, Paths(config.name, path.parent.parent), target, weights)
+    runs = read_table(target, "runs")
+    complete = int((runs["status"] == "complete").sum())
+    return f"{target} holds {complete} of {len(runs)} trainings."
+
+
+def add(config: Config, paths: Paths, target: Path, weights: bool) -> None:
+    """Merge the complete runs of one results folder into `target`."""
+    known = complete_cells(target)
+    facts: dict[str, Any] = read_json(target / "provenance.json") if known else {}
+    if facts and protocol(parse_config(facts["config"])) != protocol(config):
+        raise SuiteError(
+            f"{paths.root} was measured by another protocol than {target} (compare the two configs); collect it into "
+            "a folder of its own."
+        )
+    planned = cells(config)
+    scores, unscored = whole_runs(gather_scores(planned, paths), planned, paths)
+    fresh = [c for c in planned if c not in known and complete(c, paths) and c not in unscored]
+    tables = {
+        "scores": scores.merge(
+            pd.DataFrame(map(vars, fresh), columns=KEY).astype(scores[KEY].dtypes), on=KEY
+        ),
+        "curves": curves_table(fresh, paths),
+        "runs": runs_table(fresh, {}, paths),
+    }
+    tables["scores"]["value"] = tables["scores"]["value"].round(
+        6
+    )  # As it is kept, so that a merge changes no mean.
+    old = {name: read_table(target, name) for name in tables} if known else {}
+    for name, table in old.items():
+        tables[name] = pd.concat([t for t in (table, tables[name]) if len(t)], ignore_index=True)
+    planned_runs = runs_table(planned, {}, Paths(config.name, Path("nowhere")))
+    measured = tables["runs"][tables["runs"]["status"] == "complete"]
+    missing = planned_runs.merge(measured[KEY], on=KEY, how="left", indicator=True)
+    missing = missing[missing["_merge"] == "left_only"].drop(columns="_merge")
+    tables["runs"] = pd.concat([measured, missing], ignore_index=True)
+    tables["main"] = main_table(config, tables["scores"], tables["runs"])
+    tables["targets"] = targets_table(tables["scores"], tables["runs"])
+    write(target, tables)
+    write_json(target / "provenance.json", merged(facts, provenance(config, fresh, paths), fresh, config))
+    if weights:
+        keep_weights(tables["runs"], fresh, paths, target)
+
+
+def complete(cell: Cell, paths: Paths) -> bool:
+    """Trained and scored."""
+    folder = folder_of(cell, paths)
+    return (folder / "scores.csv").is_file() and not (folder / "failure.json").is_file()
+
+
+def write(target: Path, tables: dict[str, pd.DataFrame]) -> None:
+    """The tables, the two long ones compressed, the same bytes for the same values."""
+    for name, table in tables.items():
+        long = name in ("scores", "curves")
+        with atomic_path(target / (f"{name}.csv.gz" if long else f"{name}.csv")) as temporary:
+            text = table.to_csv(index=False, float_format="%.6g" if name == "curves" else None).encode()
+            temporary.write_bytes(gzip.compress(text, mtime=0) if long else text)
+
+
+def merged(old: dict[str, Any], new: dict[str, Any], fresh: list[Cell], config: Config) -> dict[str, Any]:
+    """Provenance of all campaigns: lists united, times added, no path of any machine."""
+    values = config.model_dump(mode="json")
+    for dataset in values["datasets"].values():
+        if "path" in dataset:
+            dataset["path"] = None
+    values["training"]["gpu_slots"] = 1
+    if not fresh and old:
+        return old
+    united = {
+        key: [*old.get(key, []), *(v for v in new[key] if v not in old.get(key, []))]
+        for key in ("devices", "machines", "threads", "versions")
+    }
+    times = [t for t in (old.get("started"), old.get("finished"), new["started"], new["finished"]) if t]
+    return {
+        "config": values,
+        "datasets": new["datasets"],
+        **united,
+        "started": min(times, default=None),
+        "finished": max(times, default=None),
+        "training_seconds": round(old.get("training_seconds", 0) + new["training_seconds"], 1),
+    }
+
+
+def keep_weights(runs: pd.DataFrame, fresh: list[Cell], paths: Paths, target: Path) -> None:
+    """Copy the weights of the best seed of each cell, by validation, where they are small."""
+    for cell in fresh:
+        same = (runs[KEY[:3]] == [cell.dataset, cell.labelled, cell.method]).all(axis=1)
+        best = runs[same].sort_values("best_validation_dice", ascending=False)["seed"].tolist()[0]
+        source = folder_of(cell, paths) / "weights.safetensors"
+        if int(best) == cell.seed and source.stat().st_size <= LARGEST_WEIGHTS:
+            name = f"{cell.dataset}-{cell.labelled}-{cell.method}.safetensors"
+            with atomic_path(target / "weights" / name) as temporary:
+                shutil.copyfile(source, temporary)

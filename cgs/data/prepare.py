@@ -19,7 +19,6 @@ from cgs.config import AcdcConfig, DatasetConfig, SegthorConfig
 from cgs.data.acdc import Acdc
 from cgs.data.audit import audit
 from cgs.data.phantom import Phantom
-from cgs.data.segthor import Segthor
 from cgs.data.source import Source
 from cgs.data.store import SCALE, resize_nearest
 from cgs.files import atomic_path, write_json
@@ -29,7 +28,11 @@ def open_source(name: str, dataset: DatasetConfig) -> Source:
     """The reader for a dataset entry."""
     if isinstance(dataset, AcdcConfig):
         return Acdc(name, dataset)
-    return Segthor(name, dataset) if isinstance(dataset, SegthorConfig) else Phantom(dataset)
+    if isinstance(dataset, SegthorConfig):
+        from cgs.data.segthor import Segthor  # Its packages are needed for it alone.
+
+        return Segthor(name, dataset)
+    return Phantom(dataset)
 
 
 def prepare(name: str, dataset: DatasetConfig, folder: Path, processes: int | None = None) -> None:

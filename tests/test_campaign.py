@@ -1,0 +1,108 @@
+"""A campaign runs what is missing, stops in time and goes on; packs are lossless; what is collected merges."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import small_config
+
+from cgs.analysis.reference import collect, complete_cells, read_table
+from cgs.campaign import in_order_of_value
+from cgs.config import Config
+from cgs.data.pack import dataset_name, pack, unpack
+from cgs.data.prepare import prepare
+from cgs.discovery import ROOT
+from cgs.errors import SuiteError
+
+
+def run(folder: Path, config: Config, *words: str) -> subprocess.CompletedProcess[str]:
+    (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, "-m", "cgs", "campaign", "--config", "config.yaml", "--out", "out", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_order_of_value() -> None:
+    config = small_config(methods=["cps", "cgs", "labelled-only", "fully-supervised"], seeds=[3, 1])
+    found = [str(c).removeprefix("phantom/") for c in in_order_of_value(config)]
+    assert found[:4] == ["1/cgs/3", "1/labelled-only/3", "1/cps/3", "all/fully-supervised/3"]
+    assert len(found) == len(set(found)) and all(c.endswith("/1") for c in found[len(found) // 2 :])
+    assert [c.method for c in in_order_of_value(config, ["cps"])] == ["cps"] * 4
+    with pytest.raises(SuiteError, match="does not compare dhc"):
+        in_order_of_value(config, ["dhc"])
+
+
+def test_stops_in_time_goes_on_and_is_collected(tmp_path: Path) -> None:
+    config = small_config(
+        methods=["cgs", "labelled-only"],
+        training={"iterations": 3000, "validate_every": 1000, "checkpoint_every": 1000},
+    )
+    first = run(tmp_path, config, "--minutes", "0.5", "--methods", "cgs")
+    assert first.returncode == 0, first.stderr
+    assert "stopped, goes on next time" in first.stdout and "the same command goes on" in first.stdout
+    assert list((tmp_path / "out").rglob("last.ckpt"))
+    short = small_config(methods=["cgs", "labelled-only"], training={"iterations": 12})
+    second = run(tmp_path, short, "--slots", "2")
+    assert second.returncode == 0, second.stderr
+    total = len(in_order_of_value(short))
+    assert f"{total} of {total} trainings are done." in second.stdout
+
+    target = tmp_path / "reference"
+    assert f"{total} of {total}" in collect([tmp_path / "out"], target)
+    before = {p.name: p.read_bytes() for p in target.iterdir()}
+    collect([tmp_path / "out"], target)
+    assert before == {p.name: p.read_bytes() for p in target.iterdir()}, "collecting twice changes nothing"
+    assert complete_cells(target) == set(in_order_of_value(short))
+    main = read_table(target, "main")
+    assert set(main["method"]) == {"cgs", "labelled-only"} and (main["failed"] == 0).all()
+    assert str(tmp_path) not in (target / "provenance.json").read_text()
+
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    again = run(other, short, "--have", str(target))
+    assert f"{total} of {total} trainings are done." in again.stdout and "started" not in again.stdout
+    longer = small_config(methods=["labelled-only"], seeds=[7], training={"iterations": 13})
+    assert run(other, longer).returncode == 0
+    with pytest.raises(SuiteError, match="another protocol"):
+        collect([other / "out"], target)
+
+
+def test_what_is_missing_counts(tmp_path: Path) -> None:
+    config = small_config(methods=["labelled-only", "cps"], training={"iterations": 12})
+    assert run(tmp_path, config, "--methods", "labelled-only").returncode == 0
+    collect([tmp_path / "out"], tmp_path / "reference", weights=True)
+    runs = read_table(tmp_path / "reference", "runs")
+    assert set(runs.loc[runs["status"] == "missing", "method"]) == {"cps"}
+    assert [p.name for p in (tmp_path / "reference" / "weights").iterdir()]
+    assert run(tmp_path, config).returncode == 0
+    collect([tmp_path / "out"], tmp_path / "reference")
+    assert (read_table(tmp_path / "reference", "runs")["status"] == "complete").all()
+
+
+def test_pack_gives_back_the_same_bytes(tmp_path: Path) -> None:
+    dataset = small_config().datasets["phantom"]
+    prepare("phantom", dataset, tmp_path / "data", 1)
+    parts = pack(tmp_path / "data", tmp_path / "p.zip", 60)
+    assert dataset_name(parts, ["phantom"]) == "phantom"
+    pieces = [tmp_path / f"piece.{i}" for i in range(2)]
+    whole = parts[0].read_bytes()
+    pieces[0].write_bytes(whole[:1000])
+    pieces[1].write_bytes(whole[1000:])
+    unpack(pieces, tmp_path / "copy")
+    names = sorted(p.relative_to(tmp_path / "data") for p in (tmp_path / "data").rglob("*") if p.is_file())
+    assert names and all(
+        (tmp_path / "data" / n).read_bytes() == (tmp_path / "copy" / n).read_bytes() for n in names
+    )
+    with pytest.raises(SuiteError, match="no whole pack"):
+        unpack(pieces[:1], tmp_path / "third")
+    with pytest.raises(SuiteError, match="give another pack"):
+        dataset_name(parts, ["acdc"])
+    with pytest.raises(SuiteError, match="does not exist"):
+        unpack([tmp_path / "nothing.000"], tmp_path / "fourth")
+    assert json.loads((tmp_path / "copy" / "source.json").read_text())["dataset"] == "phantom"

@@ -16,7 +16,7 @@ from cgs.engine.losses import dice
 from cgs.engine.method import Progress, Task, load_method
 from cgs.engine.seeds import generator
 from cgs.networks.specialists import CollaborativeNet
-from cgs.networks.unet import UNet, enlarge
+from cgs.networks.unet import Dropout, UNet, enlarge
 from cgs.specialists import pseudo_labels, redefine_labels, specialist_losses, unsupervised_losses
 
 CONSTANT, ADVANCED, PLAIN = 0.01, 0.01 * 0.5**0.9, 0.01 * (1 - 14999 / 30000) ** 0.9
@@ -61,8 +61,8 @@ def test_urpc_noise_is_one_for_the_batch_and_bounded() -> None:
 def test_urpc_perturbs_only_auxiliary_heads_and_only_in_training() -> None:
     net = urpc.PyramidNet(3, 4)
     for module in net.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+        if isinstance(module, Dropout):
+            module.probability = 0.0
     images = random(2, 1, 32, 32)
     with torch.no_grad():
         first, second = net(images), net(images)

@@ -154,6 +154,8 @@ class Campaign:
         end = time.monotonic() + 60 * minutes - GRACE
         running: list[Running] = []
         sound = True
+        # Without a handler, a job scheduler's SIGTERM would end this process alone and leave its trainings behind.
+        before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
             while (waiting or running) and time.monotonic() < end:
                 while waiting and sound and len(running) < self.slots:
@@ -170,6 +172,7 @@ class Campaign:
             for r in running:
                 r.process.wait()
                 sound = self.report(r) and sound
+            signal.signal(signal.SIGTERM, before)
         if not sound:
             raise SuiteError(
                 "A training broke off without a record of its failure; its messages are named above."

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,24 @@ def test_stops_in_time_goes_on_and_is_collected(tmp_path: Path) -> None:
     assert run(other, longer).returncode == 0
     with pytest.raises(SuiteError, match="another protocol"):
         collect([other / "out"], target)
+
+
+def test_sigterm_stops_the_trainings_too(tmp_path: Path) -> None:
+    config = small_config(methods=["labelled-only"], training={"iterations": 30000})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, "-m", "cgs", "campaign", "--config", "config.yaml", "--out", "out"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and "started" in process.stdout.readline()
+        deadline = time.monotonic() + 60
+        while not list((tmp_path / "out").rglob("log.jsonl")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.terminate()
+        said = process.stdout.read()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped, goes on next time" in said and list((tmp_path / "out").rglob("last.ckpt"))
 
 
 def test_what_is_missing_counts(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from test_goldens import golden
 from cgs.config import AcdcConfig, PhantomConfig
 from cgs.data.audit import labelled_balance
 from cgs.data.phantom import draw_patient
-from cgs.data.prepare import prepare
+from cgs.data.prepare import by_number, prepare
 from cgs.data.store import list_cases, load_case, load_slices, nearest_indices, resize_nearest
 from cgs.errors import SuiteError
 from cgs.files import read_json
@@ -53,6 +53,17 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def prepared(folder: Path, out: Path) -> Path:
     prepare("acdc", AcdcConfig(path=folder, size=32, labelled=(1,)), out)
     return out
+
+
+def test_the_order_of_slices_within_a_patient_is_their_own(folder: Path, tmp_path: Path) -> None:
+    first = load_slices(prepared(folder, tmp_path / "first"))
+    listing = folder / "train_slices.list"
+    names = listing.read_text().split()
+    listing.write_text("\n".join([*names[:3][::-1], *names[3:][::-1]]))
+    second = load_slices(prepared(folder, tmp_path / "second"))
+    assert first.manifest.equals(second.manifest)
+    assert np.array_equal(first.images, second.images) and np.array_equal(first.labels, second.labels)
+    assert sorted(["s_10", "s_2", "r_3"], key=by_number) == ["r_3", "s_2", "s_10"]
 
 
 def slice_file(folder: Path, name: str = "patient002_frame01_slice_2") -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -116,24 +117,32 @@ def stored(image: np.ndarray) -> np.ndarray:
 
 
 def write_slices(source: Source, size: int, folder: Path, read: Read) -> None:
-    """Write images.npy, labels.npy and manifest.csv, in the order of the source's list."""
-    images: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
-    rows: list[tuple[object, ...]] = []
+    """Write images.npy, labels.npy and manifest.csv: patients in the order of the list, their slices by number.
+
+    Every layout of a dataset gives the same order, and with it the same training.
+    """
+    slices: list[Slice] = []
     ranks: dict[str, int] = {}
     for part in read(partial(working_slices, source, size), source.training_items()):
-        for name, case, patient, image, label in part:
-            rank = ranks.setdefault(patient, len(ranks) + 1)
-            rows.append((name, case, patient, len(rows), "train", rank))
-            images.append(image)
-            labels.append(label)
-    for file, arrays in (("images.npy", images), ("labels.npy", labels)):
+        for item in part:
+            ranks.setdefault(item[2], len(ranks) + 1)
+            slices.append(item)
+    slices.sort(key=lambda item: (ranks[item[2]], item[1], by_number(item[0])))
+    rows = [
+        (name, case, patient, index, "train", ranks[patient])
+        for index, (name, case, patient, _, _) in enumerate(slices)
+    ]
+    for file, arrays in (("images.npy", [s[3] for s in slices]), ("labels.npy", [s[4] for s in slices])):
         with atomic_path(folder / file) as temporary:
             save_stack(temporary, arrays)
-        arrays.clear()
     columns = ["slice", "case", "patient", "index", "split", "labelled_rank"]
     with atomic_path(folder / "manifest.csv") as temporary:
         pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False)
+
+
+def by_number(name: str) -> list[str | int]:
+    """Sorts names as people do: slice_2 before slice_10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def save_stack(path: Path, arrays: list[np.ndarray]) -> None:

@@ -26,9 +26,9 @@ import nibabel
 import numpy as np
 from isal import igzip
 
-from cgs.config import SegthorConfig
 from cgs.data.prepare import prepare
 from cgs.data.segthor import SPLIT
+from cgs.dataset_config import SegthorConfig
 from cgs.files import write_text
 
 SHAPE = (512, 512, 180)

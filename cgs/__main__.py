@@ -147,7 +147,7 @@ def cell_of(options: argparse.Namespace) -> tuple[Config, Cell, Paths]:
         known = sorted({*config.variants, *available_methods()})
         raise SuiteError(sentence(f"method {cell.method!r} does not exist{did_you_mean(cell.method, known)}"))
     if cell.labelled != ALL:
-        from cgs.config import training_patients
+        from cgs.dataset_config import training_patients
 
         patients = training_patients(dataset)
         if not cell.labelled.isdigit() or not 1 <= int(cell.labelled) <= (patients or int(cell.labelled)):
@@ -163,7 +163,8 @@ def prepare(options: argparse.Namespace) -> None:
     config = config_of(options)
     dataset = dataset_of(config, options.dataset)
     processes = getattr(options, "processes", None)
-    run(options.dataset, dataset, Paths(config.name).data(options.dataset), processes)
+    paths = Paths(config.name)
+    run(options.dataset, dataset, paths.data(options.dataset), processes, paths.downloads)
 
 
 def train(options: argparse.Namespace) -> int:

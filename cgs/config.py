@@ -1,4 +1,4 @@
-"""The typed configuration: the only place that knows the suite's defaults.
+"""The typed configuration; this module and `dataset_config` are the only places that know the suite's defaults.
 
 Everything a YAML file may say is a field here; the commented presets, the JSON schema and the table in
 `docs/configuration.md` are generated from these models (`python -m cgs schema`). The options of a
@@ -14,80 +14,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from cgs.dataset_config import KINDS, NAME, DatasetConfig, FilesBase, Strict, training_patients
 from cgs.discovery import available_methods
 from cgs.errors import SuiteError, did_you_mean, sentence
-
-NAME = r"^[a-z0-9][a-z0-9-]*$"
-
-
-class Strict(BaseModel):
-    """A model that refuses unknown keys and cannot be changed after it was checked."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DatasetBase(Strict):
-    """What every dataset has."""
-
-    size: int = Field(
-        224, ge=32, le=1024, multiple_of=16, description="Working image size in pixels (square)."
-    )
-    labelled: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (3, 7), min_length=1, description="Numbers of labelled training patients to train with."
-    )
-
-
-class AcdcConfig(DatasetBase):
-    """Cardiac cine MR, targets RV, myocardium and LV, as the SSL4MIS HDF5 files."""
-
-    kind: Literal["acdc"] = Field("acdc", description="Reader of the dataset.")
-    path: Path | None = Field(
-        None,
-        description="Folder with train_slices.list, val.list, test.list and data/ (SSL4MIS layout).",
-    )
-
-
-class SegthorConfig(DatasetBase):
-    """Thoracic CT, targets esophagus, heart, trachea and aorta, as the official NIfTI files."""
-
-    kind: Literal["segthor"] = Field("segthor", description="Reader of the dataset.")
-    labelled: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (3, 6), min_length=1, description="Numbers of labelled training patients to train with."
-    )
-    path: Path | None = Field(
-        None, description="Folder with a folder Patient_XX (Patient_XX.nii.gz, GT.nii.gz) for each patient."
-    )
-    window: tuple[float, float] = Field(
-        (-1000.0, 400.0),
-        description="Hounsfield units that become 0 and 1; what lies beyond is clipped. The paper gives none: this one "
-        "keeps the air of the trachea and the contrast of soft tissue.",
-    )
-
-    @field_validator("window")
-    @classmethod
-    def _rises(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not value[0] < value[1]:
-            raise ValueError("the first value must be the smaller one")
-        return value
-
-
-class PhantomConfig(DatasetBase):
-    """Procedural 3D anatomies with four targets; nothing to download, the same bits per seed."""
-
-    kind: Literal["phantom"] = Field("phantom", description="Reader of the dataset.")
-    size: int = Field(64, ge=32, le=512, multiple_of=16, description="Working image size in pixels (square).")
-    labelled: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (2, 4), min_length=1, description="Numbers of labelled training patients to train with."
-    )
-    train_patients: int = Field(20, ge=2, le=1000, description="Training patients.")
-    val_patients: int = Field(4, ge=1, le=1000, description="Validation patients.")
-    test_patients: int = Field(8, ge=1, le=1000, description="Test patients.")
-    slices: int = Field(16, ge=8, le=256, description="Slices of a volume.")
-    seed: int = Field(0, ge=0, description="Seed of the anatomies, noise and bias fields.")
-
-
-KINDS: dict[str, type[DatasetBase]] = {"acdc": AcdcConfig, "segthor": SegthorConfig, "phantom": PhantomConfig}
-DatasetConfig = Annotated[AcdcConfig | SegthorConfig | PhantomConfig, Field(discriminator="kind")]
 
 
 class NetworkConfig(Strict):
@@ -201,6 +130,11 @@ class Config(Strict):
     @model_validator(mode="after")
     def _cross_checks(self) -> Config:
         for name, dataset in self.datasets.items():
+            other = dataset.files_of if isinstance(dataset, FilesBase) else None
+            if other is not None and (
+                other == name or not isinstance(self.datasets.get(other), type(dataset))
+            ):
+                raise ValueError(f"datasets.{name}.files_of: {other!r} is no other entry of the same kind")
             patients = training_patients(dataset)
             most = max(dataset.labelled)
             if patients is not None and most > patients:
@@ -241,20 +175,6 @@ class Config(Strict):
     def method_and_options(self, name: str) -> tuple[str, dict[str, Any]]:
         """The method that `name` stands for and the options that differ from its defaults."""
         return self._base_of(name)
-
-
-def training_patients(dataset: DatasetConfig) -> int | None:
-    """Number of training patients, or None while the dataset's files are not there to count."""
-    if isinstance(dataset, PhantomConfig):
-        return dataset.train_patients
-    if isinstance(dataset, SegthorConfig):
-        return 28
-    if dataset.path is None:
-        return 70
-    listing = dataset.path / "train_slices.list"
-    if not listing.is_file():
-        return None  # `prepare` says what is missing.
-    return len({line.split("_")[0] for line in listing.read_text().split() if line})
 
 
 def _sentence(error: ValidationError, source: str) -> str:
@@ -301,11 +221,20 @@ def parse_config(values: dict[str, Any], source: str = "config") -> Config:
         for name in [n for n in datasets if n in values and n not in Config.model_fields]:
             if isinstance(datasets[name], dict):
                 datasets[name]["path"] = values.pop(name)
+        share_files(datasets)
         values["datasets"] = datasets
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         raise SuiteError(_sentence(error, source)) from None
+
+
+def share_files(datasets: dict[str, Any]) -> None:
+    """Give every entry with `files_of` the files of the entry that it names."""
+    for entry in datasets.values():
+        source = datasets.get(str(entry.get("files_of"))) if isinstance(entry, dict) else None
+        if isinstance(source, dict) and not entry.get("path") and not entry.get("url"):
+            entry.update({key: source[key] for key in ("path", "url", "sha256") if source.get(key)})
 
 
 def load_config(path: Path | str) -> Config:

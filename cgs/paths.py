@@ -27,6 +27,11 @@ class Paths:
         return self.root / "config.yaml"
 
     @property
+    def downloads(self) -> Path:
+        """Archives, shared by all configs."""
+        return self.results / "downloads"
+
+    @property
     def tables(self) -> Path:
         return self.root / "tables"
 

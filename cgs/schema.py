@@ -15,25 +15,15 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from cgs.config import (
-    AcdcConfig,
-    Config,
-    EvaluationConfig,
-    NetworkConfig,
-    PhantomConfig,
-    ReportConfig,
-    SegthorConfig,
-    TrainingConfig,
-)
+from cgs.config import Config, EvaluationConfig, NetworkConfig, ReportConfig, TrainingConfig
+from cgs.dataset_config import KINDS
 from cgs.engine.method import all_methods
 from cgs.files import write_text
 from cgs.presets import presets
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "": Config,
-    "datasets.NAME (acdc)": AcdcConfig,
-    "datasets.NAME (segthor)": SegthorConfig,
-    "datasets.NAME (phantom)": PhantomConfig,
+    **{f"datasets.NAME ({kind})": model for kind, model in KINDS.items()},
     "network": NetworkConfig,
     "training": TrainingConfig,
     "evaluation": EvaluationConfig,

@@ -6,7 +6,7 @@ import keyword
 import re
 from pathlib import Path
 
-from cgs.config import NAME
+from cgs.dataset_config import NAME
 from cgs.discovery import ROOT, available_methods
 from cgs.errors import SuiteError
 from cgs.files import write_text

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cgs.__main__ import main
-from cgs.config import load_config, parse_config, training_patients
+from cgs.config import load_config, parse_config
+from cgs.dataset_config import training_patients
 from cgs.discovery import ROOT
 from cgs.engine.method import load_method, options_of
 from cgs.errors import SuiteError

@@ -11,11 +11,11 @@ import pytest
 from scipy import ndimage
 from test_goldens import golden
 
-from cgs.config import AcdcConfig, PhantomConfig
 from cgs.data.audit import labelled_balance
 from cgs.data.phantom import draw_patient
 from cgs.data.prepare import by_number, prepare
 from cgs.data.store import list_cases, load_case, load_slices, nearest_indices, resize_nearest
+from cgs.dataset_config import AcdcConfig, PhantomConfig
 from cgs.errors import SuiteError
 from cgs.files import read_json
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from cgs.discovery import ROOT, available_methods
@@ -64,6 +65,30 @@ def test_adding_a_baseline_as_the_page_says(checkout: Path) -> None:
     assert before.keys() <= after.keys()
     assert re.search(r"\d+ passed", ran[0]) and "failed" not in ran[0]
     assert "ICT" in (checkout / "reports" / "mine" / "index.html").read_text()
+
+
+def test_adding_a_dataset_as_the_page_says(checkout: Path) -> None:
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONPATH": str(checkout),
+        "OMP_NUM_THREADS": "1",
+    }
+    text = (ROOT / "docs" / "adding-a-dataset.md").read_text()
+    said = ""
+    for language, place, block in re.findall(r"```(\w+) ?([\w./-]*)\n(.*?)```", text, re.S):
+        if language == "sh":
+            command = ["bash", "-euc", block]
+            done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+            said += done.stdout
+        else:
+            (checkout / place).write_text(block)
+    assert "12 training slices have no label" in said
+    report = (checkout / "reports" / "my-organs" / "index.html").read_text()
+    assert "adrenal gland" in report and "abdominal CT" in report
+    scores = pd.read_csv(checkout / "results/my-organs/tables/main.csv")
+    assert set(scores["method"]) == {"cgs", "labelled-only", "fully-supervised"} and (scores["failed"] == 0).all()
 
 
 def test_new_baseline_refuses_what_does_not_fit(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cgs.config import PhantomConfig, SegthorConfig, parse_config
+from cgs.config import parse_config
 from cgs.data.nifti import read_nifti, windowed
 from cgs.data.prepare import prepare
-from cgs.data.segthor import SPLIT
+from cgs.data.source import SPLITS
 from cgs.data.store import load_case, load_slices, resize_nearest
+from cgs.dataset_config import PhantomConfig, SegthorConfig
 from cgs.errors import SuiteError
 from cgs.files import read_json
 
@@ -55,7 +56,7 @@ def config(path: Path, **values: object) -> SegthorConfig:
 
 
 def test_the_split_is_the_papers() -> None:
-    table = pd.read_csv(SPLIT)
+    table = pd.read_csv(SPLITS / "segthor.csv")
     assert table["split"].value_counts().to_dict() == {"train": 28, "test": 8, "val": 4}
     assert table["patient"].is_unique
     assert table["patient"][:3].tolist() == ["Patient_01", "Patient_02", "Patient_03"]
@@ -106,7 +107,7 @@ def test_flips_and_permutations_are_undone(
     affine[:3, :3] = LPS[:3, :3][:, axes] * flips
     stored = stored[tuple(slice(None, None, f) for f in flips)]
     nibabel.save(nibabel.Nifti1Image(stored, affine), tmp_path / "a.nii.gz")
-    found, spacing = read_nifti(tmp_path / "a.nii.gz")
+    found, spacing, _ = read_nifti(tmp_path / "a.nii.gz")
     assert found.dtype == np.int16 and np.array_equal(found, image)
     assert spacing == pytest.approx(SPACING)
 
@@ -174,7 +175,7 @@ def test_damage_is_one_sentence(archive: Path, tmp_path: Path, sentence: str) ->
 
 
 def test_an_error_in_another_process_is_the_same_sentence(archive: Path, tmp_path: Path) -> None:
-    with pytest.raises(SuiteError, match="has no path; register at the SegTHOR challenge"):
+    with pytest.raises(SuiteError, match="segthor is not given"):
         prepare("segthor", SegthorConfig(), tmp_path)
     with pytest.raises(SuiteError, match="lacks 40 of the 40 patients"):
         prepare("segthor", config(tmp_path), tmp_path, 2)

@@ -15,30 +15,23 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cgs.config import AcdcConfig
 from cgs.data.source import Source, TrainingSlice, Volume, check_pair
 from cgs.errors import SuiteError
 
 LISTS = {"train": "train_slices.list", "val": "val.list", "test": "test.list"}
 
 
+TARGETS = ("RV", "Myo", "LV")
+
+
 class Acdc(Source):
     """Reader of an SSL4MIS-layout folder. Raises SuiteError with one sentence for anything amiss."""
 
-    targets = ("RV", "Myo", "LV")
+    targets = TARGETS
     modality = "cine MR"
 
-    def __init__(self, name: str, config: AcdcConfig) -> None:
-        if config.path is None:
-            raise SuiteError(
-                f"The dataset {name} has no path; say where the SSL4MIS folder of ACDC lies, as --config {name}=PATH "
-                f"or datasets.{name}.path."
-            )
-        self.folder = config.path
-        if not self.folder.is_dir():
-            raise SuiteError(
-                f"The dataset {name} is not at {self.folder}; give the folder that holds {LISTS['train']} and data/."
-            )
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.lists = {split: self._list(split) for split in LISTS}
         seen: dict[str, str] = {}
         for split, names in self.lists.items():
@@ -51,6 +44,11 @@ class Acdc(Source):
         self.files = {
             split: {name: self._file(name, split) for name in names} for split, names in self.lists.items()
         }
+
+    @staticmethod
+    def holds(folder: Path) -> bool:
+        """Whether a folder looks like the root of this layout."""
+        return any((folder / name).is_file() for name in LISTS.values())
 
     def _list(self, split: str) -> list[str]:
         path = self.folder / LISTS[split]

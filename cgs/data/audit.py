@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cgs.data.store import SCALE, load_slices, read_arrays, resize_nearest
+from cgs.data.store import SCALE, UNLABELLED, load_slices, read_arrays, resize_nearest
 
 DUPLICATE = 0.99
 """Correlation of two slices (at 32 x 32) from which they count as near-duplicates.
@@ -38,6 +38,7 @@ def audit(folder: Path, targets: tuple[str, ...]) -> dict[str, Any]:
         "duplicates": duplicates(rows, images32, labels32),
         "leaks": leaks(manifest, cases),
         "empty_slices": empty_slices(labels, manifest),
+        "unlabelled_slices": int((labels[:, 0, 0] == UNLABELLED).sum()),
         "intensities": intensities(images, manifest),
         "unknown_spacing": int(cases["spacing_z"].isna().sum()),
     }
@@ -68,7 +69,9 @@ def as_shares(image: np.ndarray) -> np.ndarray:
 
 
 def dice_of(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean Dice of the targets that either of two stacks of label maps holds."""
+    """Mean Dice of the targets that either of two stacks of label maps holds; NaN where one has no label."""
+    if UNLABELLED in (first.max(), second.max()):
+        return float("nan")
     scores = []
     for value in np.union1d(np.unique(first), np.unique(second)):
         if value:
@@ -101,6 +104,7 @@ def duplicates(rows: pd.DataFrame, images: np.ndarray, labels: np.ndarray) -> li
     result = []
     for (a, b), matches in found.items():
         first, second = [m[0] for m in matches], [m[1] for m in matches]
+        agreement = dice_of(labels[first], labels[second])
         splits = sorted(set(rows["split"].iloc[first]) | set(rows["split"].iloc[second]))
         result.append(
             {
@@ -108,7 +112,7 @@ def duplicates(rows: pd.DataFrame, images: np.ndarray, labels: np.ndarray) -> li
                 "slices": len(set(first)),
                 "examples": [[rows["slice"].iloc[i], rows["slice"].iloc[j]] for i, j, _ in matches[:3]],
                 "lowest_correlation": round(min(m[2] for m in matches), 5),
-                "dice_between_labels": round(dice_of(labels[first], labels[second]), 4),
+                "dice_between_labels": None if np.isnan(agreement) else round(agreement, 4),
                 "splits": splits,
             }
         )
@@ -157,7 +161,8 @@ def labelled_balance(folder: Path, ratios: list[int]) -> list[dict[str, Any]]:
 
 def _pixels(labels: np.ndarray, targets: tuple[str, ...]) -> np.ndarray:
     """Pixels of every class in every slice: (N, C)."""
-    return np.stack([np.bincount(label.ravel(), minlength=len(targets) + 1) for label in labels])
+    classes = len(targets) + 1  # Beyond them stands what has no label.
+    return np.stack([np.bincount(label.ravel(), minlength=classes)[:classes] for label in labels])
 
 
 def _shares(
@@ -233,18 +238,27 @@ def findings(result: dict[str, Any], cases: int) -> list[dict[str, str]]:
             if len(pair["splits"]) == 1
             else f"across {' and '.join(pair['splits'])}"
         )
+        agreement = pair["dice_between_labels"]
+        labels = (
+            "not both are labelled"
+            if agreement is None
+            else f"the Dice between their labels is {agreement:.3f}"
+        )
         found.append(
             (
                 "warning" if len(pair["splits"]) == 1 else "error",
                 f"{a} and {b} ({where}) share {pair['slices']} near-duplicate slices (correlation at least "
-                f"{pair['lowest_correlation']:.4f}); the Dice between their labels is "
-                f"{pair['dice_between_labels']:.3f}.",
+                f"{pair['lowest_correlation']:.4f}); {labels}.",
             )
         )
     for odd in result["intensities"]:
         names = ", ".join(e["slice"] for e in odd["examples"])
         found.append(
             ("warning", f"{odd['slices']} training slices with odd intensities: {odd['kind']} ({names}).")
+        )
+    if result["unlabelled_slices"]:
+        found.append(
+            ("note", f"{result['unlabelled_slices']} training slices have no label; no method sees one.")
         )
     empty = result["empty_slices"]
     if empty["count"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -33,16 +34,102 @@ OBLIQUE = 0.01
 """Angle in radians between the axes of a volume and those of the patient from which it is refused."""
 
 
-def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """Voxels (D, H, W) and spacing (z, y, x) in mm of a `.nii` or `.nii.gz`.
+Spacing = tuple[float, float, float]
+
+LARGEST = 4 * 1024**3
+"""Bytes that a file may hold after decompression: a volume of 1,024 x 1,024 x 1,024 voxels of 32 bits."""
+
+
+UNKNOWN = 255
+"""Stands for a label value that nobody named."""
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file, decompressed where it is gzipped; no more than LARGEST is ever held."""
+    raw = path.read_bytes()
+    if raw[:2] != b"\x1f\x8b":
+        return raw
+    with igzip.IGzipFile(fileobj=io.BytesIO(raw)) as file:
+        content: bytes = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise SuiteError(
+            f"{path} holds more than {LARGEST:,} bytes; it is no volume that the suite can read."
+        )
+    return content
+
+
+def read_pair(
+    image: Path,
+    label: Path,
+    values: Mapping[int, int],
+    *,
+    others: bool = False,
+    straighten: bool = True,
+) -> tuple[np.ndarray, np.ndarray, Spacing]:
+    """Image (D, H, W) as stored, label uint8, spacing (z, y, x) in mm, of two files that lie alike in space.
+
+    `values` gives the class of every label value but 0, see `classes`; for the rest see `read_nifti`.
+    """
+    voxels, spacing, affine = read_nifti(image, straighten)
+    marks, _, other = read_nifti(label, straighten)
+    if voxels.shape != marks.shape:
+        raise SuiteError(
+            f"{image.name} {voxels.shape} and {label.name} {marks.shape} in {image.parent} must have the same size; "
+            "fetch them again."
+        )
+    # A header that was lost would turn the label another way than the image.
+    if not np.allclose(affine[:3, :3], other[:3, :3], atol=0.01 * min(spacing)):
+        raise SuiteError(
+            f"{image} and {label} lie differently in space (spacing or directions of their headers); resample the "
+            "label to the image."
+        )
+    return voxels, classes(marks, values, label, others=others), spacing
+
+
+def classes(label: np.ndarray, values: Mapping[int, int], where: Path, *, others: bool = False) -> np.ndarray:
+    """Classes 0..K uint8 from label values; 0 is background.
+
+    Raises SuiteError for a value that `values` does not name, unless `others` are background.
+    """
+    known = {0: 0, **values}
+    if label.dtype.kind == "f":
+        whole = np.rint(label)
+        _refuse(label[whole != label], known, where)
+        label = whole
+    low, high = int(label.min()), int(label.max())
+    if low < 0 or high > max(known):
+        if not others:
+            _refuse(np.array([low if low < 0 else high]), known, where)
+        label = np.where((label < 0) | (label > max(known)), 0, label)
+    if known == {k: k for k in range(len(known))}:
+        return label.astype(np.uint8)
+    table = np.full(max(known) + 1, 0 if others else UNKNOWN, dtype=np.uint8)
+    table[list(known)] = list(known.values())
+    found = table[label.astype(np.uint16)]
+    if not others:
+        _refuse(label[found == UNKNOWN], known, where)
+    return found
+
+
+def _refuse(wrong: np.ndarray, known: Mapping[int, int], where: Path) -> None:
+    if wrong.size:
+        last = max(known)
+        names = f"0 to {last}" if len(known) == last + 1 else ", ".join(map(str, sorted(known)))
+        raise SuiteError(
+            f"{where}: the label {wrong.ravel()[0]} is not among {names}; check that the file is of this dataset."
+        )
+
+
+def read_nifti(path: Path, straighten: bool = True) -> tuple[np.ndarray, Spacing, np.ndarray]:
+    """Voxels (D, H, W), spacing (z, y, x) in mm and affine (4, 4) of a `.nii` or `.nii.gz`.
 
     Slices go from inferior to superior, rows from anterior to posterior, columns from the patient's right to left
-    (the header says how they are stored; flips and permutations of axes are undone). Integers stay integers unless
-    the header scales them. Raises SuiteError for a file that is damaged, oblique or no volume.
+    (the header says how they are stored; flips and permutations of axes are undone); without `straighten`, slices
+    are the third axis, rows the second, columns the first, as stored. Integers stay integers unless the header scales
+    them. Raises SuiteError for a file that is damaged, no volume, or oblique where it is to be straightened.
     """
     try:
-        raw = path.read_bytes()
-        raw = igzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        raw = read_bytes(path)
         # As it stands in the file: an image's own header has been mended, a spacing of 0 to 1 mm.
         header = nibabel.Nifti1Header.from_fileobj(io.BytesIO(raw), check=False)
         image = nibabel.Nifti1Image.from_bytes(raw)
@@ -57,8 +144,12 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float, float]]:
     if data.dtype.kind not in "iuf" or not (data.dtype.kind in "iu" or np.isfinite(data).all()):
         raise SuiteError(f"{path} must hold finite real numbers ({data.dtype}); fetch it again.")
     sizes = np.array(header["pixdim"][1:4], dtype=np.float64)
+    if not data.size:
+        raise SuiteError(f"{path} holds no voxels; fetch it again.")
     if not (np.isfinite(sizes).all() and (sizes > 0).all() and np.isfinite(image.affine).all()):
         raise SuiteError(f"{path}: the spacing {sizes.tolist()} mm is not positive; mend its header.")
+    if not straighten:
+        return data.transpose(2, 1, 0), (float(sizes[2]), float(sizes[1]), float(sizes[0])), image.affine
     tilt = float(np.max(affines.obliquity(image.affine)))
     if not tilt <= OBLIQUE:
         raise SuiteError(
@@ -69,7 +160,15 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float, float]]:
     )
     straight = orientations.apply_orientation(data, turn).transpose(2, 1, 0)
     x, y, z = sizes[np.argsort(turn[:, 0])].tolist()
-    return straight, (z, y, x)
+    return straight, (z, y, x), image.affine
+
+
+def scaled(voxels: np.ndarray, where: str) -> np.ndarray:
+    """Intensities min-max scaled to [0, 1], float32. Raises SuiteError for a constant volume."""
+    low, high = float(voxels.min()), float(voxels.max())
+    if not low < high:
+        raise SuiteError(f"{where}: all intensities are {low:.4g}; fetch this file again.")
+    return ((voxels.astype(np.float64) - low) / (high - low)).astype(np.float32)
 
 
 def windowed(voxels: np.ndarray, window: tuple[float, float]) -> np.ndarray:

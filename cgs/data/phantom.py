@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from cgs.config import PhantomConfig
 from cgs.data.source import Source, TrainingSlice, Volume
+from cgs.dataset_config import PhantomConfig
 
 VERSION = 1
 """Raised when the anatomies change, so that prepared data tells which ones it holds."""

@@ -16,43 +16,137 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cgs.config import AcdcConfig, DatasetConfig, SegthorConfig
-from cgs.data.acdc import Acdc
 from cgs.data.audit import audit
 from cgs.data.phantom import Phantom
-from cgs.data.source import Source
-from cgs.data.store import SCALE, resize_nearest
+from cgs.data.source import Source, root_of
+from cgs.data.store import SCALE, UNLABELLED, resize_nearest
+from cgs.dataset_config import (
+    AcdcConfig,
+    DatasetConfig,
+    FilesBase,
+    PhantomConfig,
+    SegthorConfig,
+    SynapseConfig,
+)
+from cgs.errors import SuiteError
 from cgs.files import atomic_path, write_json
 
 
-def open_source(name: str, dataset: DatasetConfig) -> Source:
-    """The reader for a dataset entry."""
-    if isinstance(dataset, AcdcConfig):
-        return Acdc(name, dataset)
+def open_source(name: str, dataset: DatasetConfig, place: Path | None = None) -> Source:
+    """The reader for a dataset entry whose files lie at `place`.
+
+    The readers of NIfTI are imported where they are needed: a machine that only trains has no such packages.
+    """
+    if isinstance(dataset, PhantomConfig):
+        return Phantom(dataset)
+    if place is None or not place.is_dir():
+        raise SuiteError(f"The dataset {name} is not at {place}; it needs {dataset.how}.")
     if isinstance(dataset, SegthorConfig):
-        from cgs.data.segthor import Segthor  # Its packages are needed for it alone.
+        from cgs.data.segthor import Segthor
 
-        return Segthor(name, dataset)
-    return Phantom(dataset)
+        return Segthor(place, dataset)
+    if isinstance(dataset, AcdcConfig):
+        from cgs.data.acdc import Acdc
+
+        if (root := root_of(place, Acdc.holds)) is not None:
+            return Acdc(root)
+        from cgs.data.acdc_official import AcdcOfficial
+
+        if (root := root_of(place, AcdcOfficial.holds)) is not None:
+            return AcdcOfficial(root)
+        raise SuiteError(
+            f"{place} holds neither train_slices.list (SSL4MIS layout) nor patient001 (official layout); give the "
+            f"folder or archive that does."
+        )
+    if isinstance(dataset, SynapseConfig):
+        from cgs.data.synapse import SynapseOfficial, SynapseTransUNet
+
+        if (root := root_of(place, SynapseTransUNet.holds)) is not None:
+            return SynapseTransUNet(root)
+        if (root := root_of(place, SynapseOfficial.holds)) is not None:
+            return SynapseOfficial(root, dataset)
+        raise SuiteError(
+            f"{place} holds neither img/ and label/ (official layout) nor train_npz/ and test_vol_h5/ (TransUNet "
+            "layout); give the folder or archive that does."
+        )
+    from cgs.data.folder import Folder
+
+    return Folder(root_of(place, Folder.holds) or place, dataset)
 
 
-def prepare(name: str, dataset: DatasetConfig, folder: Path, processes: int | None = None) -> None:
+@contextmanager
+def located(name: str, dataset: DatasetConfig, folder: Path, downloads: Path | None) -> Iterator[Path | None]:
+    """Where the files of a dataset lie: its folder, or its archive unpacked for as long as this lasts.
+
+    An archive is unpacked into `folder`; one that is only an address is downloaded into `downloads` first.
+    """
+    if not isinstance(dataset, FilesBase):
+        yield None
+        return
+    path = dataset.path
+    if path is None and dataset.url is not None and downloads is not None:
+        from cgs.data.download import download
+
+        path = download(dataset.url, downloads, dataset.sha256)
+    if path is None and dataset.kind == "synapse" and downloads is not None:
+        from cgs.data.synapse_download import raw_data
+
+        path = raw_data(downloads)
+    if path is None:
+        raise SuiteError(how_to_get(name, dataset))
+    if not path.is_file():
+        yield path
+        return
+    from cgs.data.archive import unpack
+
+    try:
+        unpack(path, folder / "unpacked", lambda member: member.endswith(NEEDED))
+        yield folder / "unpacked"
+    finally:
+        shutil.rmtree(folder / "unpacked", ignore_errors=True)
+
+
+NEEDED = (".nii", ".nii.gz", ".cfg", ".list", ".h5", ".npz", ".csv")
+"""Ends of the names of what a reader may want from an archive."""
+
+
+def how_to_get(name: str, dataset: FilesBase) -> str:
+    """What a user without the files is told: three lines."""
+    where = "is not given" if dataset.path is None else f"is not at {dataset.path}"
+    return (
+        f"The dataset {name} {where}.\n"
+        f"  Get {dataset.how}; an archive may stay packed.\n"
+        f"  Say where it lies: --config {name}=PATH, or datasets.{name}.path (or .url) in the config."
+    )
+
+
+def prepare(
+    name: str,
+    dataset: DatasetConfig,
+    folder: Path,
+    processes: int | None = None,
+    downloads: Path | None = None,
+) -> None:
     """Read, check and write a dataset to `folder`, with that many processes (all cores by default).
 
     The folder is made anew; `source.json` is written last, so that a folder without it is not whole. The files are the
-    same for any number of processes, each of which holds one volume and its label at a time. Raises SuiteError with
-    one sentence when the source is amiss.
+    same for any number of processes, each of which holds one volume and its label at a time. Archives that are only
+    an address are kept in `downloads`. Raises SuiteError with one sentence when the source is amiss.
     """
     with suppress(FileNotFoundError, NotADirectoryError):
         (folder / "source.json").unlink()
-    source = open_source(name, dataset)
-    if (folder / "cases").is_dir():
-        shutil.rmtree(folder / "cases")  # Cases of an older list must not stay.
-    with reading(processes or cores()) as read:
-        write_slices(source, dataset.size, folder, read)
-        write_cases(source, folder, read)
+    with located(name, dataset, folder, downloads) as place:
+        source = open_source(name, dataset, place)
+        if (folder / "cases").is_dir():
+            shutil.rmtree(folder / "cases")  # Cases of an older list must not stay.
+        with reading(processes or cores()) as read:
+            write_slices(source, dataset.size, folder, read)
+            write_cases(source, folder, read)
+        facts = source.facts()
     write_json(folder / "audit.json", audit(folder, source.targets))
-    parameters = dataset.model_dump(mode="json", exclude={"labelled", "path"})
+    parameters = dataset.model_dump(
+        mode="json", exclude={"labelled", "path", "url", "sha256", "files_of", "main_table"}
+    )
     write_json(
         folder / "source.json",
         {
@@ -62,7 +156,7 @@ def prepare(name: str, dataset: DatasetConfig, folder: Path, processes: int | No
             "targets": list(source.targets),
             "size": dataset.size,
             "parameters": parameters,
-            **source.facts(),
+            **facts,
         },
     )
 
@@ -105,7 +199,9 @@ def working_slices(source: Source, size: int, item: str) -> list[Slice]:
     ]
 
 
-def resized_label(label: np.ndarray, size: int) -> np.ndarray:
+def resized_label(label: np.ndarray | None, size: int) -> np.ndarray:
+    if label is None:
+        return np.full((size, size), UNLABELLED, dtype=np.uint8)
     return resize_nearest(label, (size, size)).astype(np.uint8)
 
 
@@ -122,14 +218,17 @@ def write_slices(source: Source, size: int, folder: Path, read: Read) -> None:
     Every layout of a dataset gives the same order, and with it the same training.
     """
     slices: list[Slice] = []
-    ranks: dict[str, int] = {}
+    order: dict[str, int] = {}
+    ranks: dict[str, int] = {}  # Patients without a label have none.
     for part in read(partial(working_slices, source, size), source.training_items()):
         for item in part:
-            ranks.setdefault(item[2], len(ranks) + 1)
+            order.setdefault(item[2], len(order))
+            if item[4].flat[0] != UNLABELLED:
+                ranks.setdefault(item[2], len(ranks) + 1)
             slices.append(item)
-    slices.sort(key=lambda item: (ranks[item[2]], item[1], by_number(item[0])))
+    slices.sort(key=lambda item: (order[item[2]], by_number(item[1]), by_number(item[0])))
     rows = [
-        (name, case, patient, index, "train", ranks[patient])
+        (name, case, patient, index, "train", ranks.get(patient))
         for index, (name, case, patient, _, _) in enumerate(slices)
     ]
     for file, arrays in (("images.npy", [s[3] for s in slices]), ("labels.npy", [s[4] for s in slices])):

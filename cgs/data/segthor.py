@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cgs.config import SegthorConfig
-from cgs.data.nifti import read_nifti, windowed
-from cgs.data.source import Source, TrainingSlice, Volume
+from cgs.data.nifti import Spacing, read_pair, windowed
+from cgs.data.source import SPLITS, Source, TrainingSlice, Volume, root_of
+from cgs.dataset_config import SegthorConfig
 from cgs.errors import SuiteError
-
-SPLIT = Path(__file__).parent / "splits" / "segthor.csv"
 
 
 class Segthor(Source):
@@ -28,50 +26,27 @@ class Segthor(Source):
     targets = ("esophagus", "heart", "trachea", "aorta")
     modality = "thoracic CT"
 
-    def __init__(self, name: str, config: SegthorConfig) -> None:
-        if config.path is None:
-            raise SuiteError(
-                f"The dataset {name} has no path; register at the SegTHOR challenge, unpack its training archive, and "
-                f"say where, as --config {name}=PATH or datasets.{name}.path."
-            )
+    def __init__(self, folder: Path, config: SegthorConfig) -> None:
         self.window = config.window
-        table = pd.read_csv(SPLIT)
+        table = pd.read_csv(SPLITS / "segthor.csv")
         self.split = dict(zip(table["patient"].astype(str), table["split"].astype(str), strict=True))
-        places = {patient: self._place(config.path, patient) for patient in self.split}
-        missing = [patient for patient, place in places.items() if place is None]
-        if missing:
+        root = root_of(folder, lambda place: next(place.glob("Patient_*"), None) is not None)
+        missing = [patient for patient in self.split if root is None or not (root / patient).is_dir()]
+        if root is None or missing:
             raise SuiteError(
-                f"{config.path} lacks {len(missing)} of the {len(places)} patients, first {missing[0]}; give the "
-                "folder that holds the folders Patient_01 to Patient_40."
+                f"{folder} lacks {len(missing)} of the {len(self.split)} patients, first {missing[0]}; give the "
+                "folder or archive that holds the folders Patient_01 to Patient_40."
             )
-        self.places = {patient: place for patient, place in places.items() if place is not None}
-
-    @staticmethod
-    def _place(folder: Path, patient: str) -> Path | None:
-        """Where a patient's folder is: in the folder itself, or in `train` as the archive has it."""
-        found = [p for p in (folder / patient, folder / "train" / patient) if p.is_dir()]
-        return found[0] if found else None
+        self.places = {patient: root / patient for patient in self.split}
 
     def _of(self, *splits: str) -> list[str]:
         return [patient for patient, split in self.split.items() if split in splits]
 
-    def _read(self, patient: str) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
+    def _read(self, patient: str) -> tuple[np.ndarray, np.ndarray, Spacing]:
         """Image as stored, label uint8, spacing."""
         place = self.places[patient]
-        image, spacing = read_nifti(place / f"{patient}.nii.gz")
-        label, _ = read_nifti(place / "GT.nii.gz")
-        if image.shape != label.shape:
-            raise SuiteError(
-                f"{place}: image {image.shape} and label {label.shape} must have the same size; fetch them again."
-            )
-        marks = label.clip(0, len(self.targets)).astype(np.uint8)
-        wrong = np.flatnonzero(marks.ravel() != label.ravel())
-        if len(wrong):
-            raise SuiteError(
-                f"{place / 'GT.nii.gz'}: the label {label.ravel()[wrong[0]]} is not among 0 to {len(self.targets)}; "
-                "fetch it again."
-            )
-        return image, marks, spacing
+        values = {k: k for k in range(1, len(self.targets) + 1)}
+        return read_pair(place / f"{patient}.nii.gz", place / "GT.nii.gz", values)
 
     def training_items(self) -> Sequence[str]:
         return self._of("train")

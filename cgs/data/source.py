@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cgs.errors import SuiteError
 
+SPLITS = Path(__file__).parent / "splits"
+"""Splits that ship with the suite: patients in the order of labelling."""
+
 
 @dataclass(frozen=True)
 class TrainingSlice:
-    """One training slice at its native size: image (H, W), float in [0, 1] or uint16, and label (H, W) in 0..K."""
+    """One training slice at its native size: image (H, W), float in [0, 1] or uint16, and label (H, W) in 0..K.
+
+    The label is None where nobody drew one: such a patient is never labelled.
+    """
 
     name: str
     case: str
     patient: str
     image: np.ndarray
-    label: np.ndarray
+    label: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,20 @@ class Source(ABC):
     @abstractmethod
     def facts(self) -> dict[str, Any]:
         """Where the data came from: number of files, bytes, checksums, version."""
+
+
+def root_of(folder: Path, holds: Callable[[Path], bool], depth: int = 3) -> Path | None:
+    """The folder at or below `folder` that `holds` what is looked for: archives put one or more folders around it.
+
+    Breadth first and by name, at most `depth` levels down; None where there is none.
+    """
+    level = [folder]
+    for _ in range(depth + 1):
+        found = next(filter(holds, level), None)
+        if found is not None:
+            return found
+        level = sorted(p for place in level if place.is_dir() for p in place.iterdir() if p.is_dir())
+    return None
 
 
 def check_pair(image: np.ndarray, label: np.ndarray, dimensions: int, targets: int, where: str) -> None:

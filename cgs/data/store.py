@@ -14,12 +14,16 @@ from cgs.files import DAMAGED, read_json
 SCALE = 65535
 """Stored intensities are 16-bit integers; divided by this they lie in [0, 1]."""
 
+UNLABELLED = 255
+"""Stands for the label of a slice that nobody labelled."""
+
 
 @dataclass(frozen=True)
 class Slices:
     """Training slices at the working size.
 
-    images (N, S, S) uint16, labels (N, S, S) uint8, manifest with a row per slice, names of targets 1..K.
+    images (N, S, S) uint16, labels (N, S, S) uint8, manifest with a row per slice, names of targets 1..K. A slice
+    without a label holds UNLABELLED and has no rank in the manifest.
     """
 
     images: np.ndarray
@@ -38,7 +42,7 @@ class Slices:
 
     def _labelled(self, patients: int | str) -> np.ndarray:
         if patients == "all":
-            return np.ones(len(self.manifest), dtype=bool)
+            return self.manifest["labelled_rank"].notna().to_numpy()
         most = int(self.manifest["labelled_rank"].max())
         if not 1 <= int(patients) <= most:
             raise SuiteError(

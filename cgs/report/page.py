@@ -14,7 +14,8 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cgs.config import Config, PhantomConfig
+from cgs.config import Config
+from cgs.dataset_config import PhantomConfig
 from cgs.errors import SuiteError
 from cgs.files import read_json, write_text
 from cgs.paths import Paths

@@ -88,7 +88,10 @@ def test_adding_a_dataset_as_the_page_says(checkout: Path) -> None:
     report = (checkout / "reports" / "my-organs" / "index.html").read_text()
     assert "adrenal gland" in report and "abdominal CT" in report
     scores = pd.read_csv(checkout / "results/my-organs/tables/main.csv")
-    assert set(scores["method"]) == {"cgs", "labelled-only", "fully-supervised"} and (scores["failed"] == 0).all()
+    assert (
+        set(scores["method"]) == {"cgs", "labelled-only", "fully-supervised"}
+        and (scores["failed"] == 0).all()
+    )
 
 
 def test_new_baseline_refuses_what_does_not_fit(tmp_path: Path) -> None:

@@ -87,11 +87,11 @@ def located(name: str, dataset: DatasetConfig, folder: Path, downloads: Path | N
     if path is None and dataset.url is not None and downloads is not None:
         from cgs.data.download import download
 
-        path = download(dataset.url, downloads, dataset.sha256)
+        path = download(dataset.url, downloads / name, dataset.sha256)
     if path is None and dataset.kind == "synapse" and downloads is not None:
         from cgs.data.synapse_download import raw_data
 
-        path = raw_data(downloads)
+        path = raw_data(downloads / name)
     if path is None:
         raise SuiteError(how_to_get(name, dataset))
     if not path.is_file():

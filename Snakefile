@@ -1,6 +1,7 @@
 """From data to report, one rule a step; every rule calls one command of `python -m cgs`.
 
-snakemake --cores all --config acdc=PATH                the paper (config/paper.yaml)
+snakemake --cores all --config acdc=PATH segthor=PATH synapse=PATH      the paper (config/paper.yaml)
+snakemake table-acdc --cores all --config acdc=PATH     one part of it; python -m cgs targets lists them
 snakemake --cores all --configfile config/demo.yaml     the demo
 """
 
@@ -16,6 +17,7 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/analyse.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/targets.smk"
 
 
 rule all:
@@ -27,12 +29,14 @@ rule all:
 
 
 onstart:
+    refuse_missing_datasets()
     # Only a real run writes the config that its jobs read: a dry run must not touch that of a running one.
     write_text(CONFIG, yaml.safe_dump(PLAN["config"], sort_keys=False))
 
 
 onsuccess:
-    print(f"\nThe report is {REPORT}")
+    for page in sorted(Path("reports", PLAN["name"]).rglob("index.html")):
+        print(f"\nThe report is {page}")
 
 
 onerror:

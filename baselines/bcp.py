@@ -116,6 +116,9 @@ class BidirectionalCopyPaste(Method):
             region_loss(logits, inner_labels, ~mask, self.options.mask_background),
         )
 
+    def taught_labels(self, images: Tensor) -> dict[str, Tensor]:
+        return {"teacher": self.pseudo_labels(images)}
+
     @torch.no_grad()
     def pseudo_labels(self, images: Tensor) -> Tensor:
         """The teacher's labels (B, H, W), cleaned."""

@@ -55,5 +55,8 @@ class CrossPseudoSupervision(Method):
             name: attached[0][name] + attached[1][name] for name in attached[0]
         }
 
+    def taught_labels(self, images: Tensor) -> dict[str, Tensor]:
+        return {f"{name} network": run(net, images)[0].argmax(1) for name, net in self.nets.items()}
+
     def inference(self) -> dict[str, nn.Module]:
         return {"first": generalist(self.nets["first"])}

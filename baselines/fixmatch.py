@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cgs.engine.losses import cross_entropy_and_dice
-from cgs.engine.method import Method, Progress
+from cgs.engine.method import BACKBONES, Method, Progress, confident
 from cgs.engine.views import Batch, ViewSpec, mix
 
 
@@ -30,6 +30,7 @@ class FixMatch(Method):
     title = "FixMatch"
     reference = "Sohn et al., NeurIPS 2020"
     teachers = {"teacher": "student"}
+    backbones = BACKBONES
 
     class Options(Method.Options):
         tau: float = Field(0.95, ge=0, lt=1, description="Confidence that a pseudo-label needs.")
@@ -82,6 +83,9 @@ class FixMatch(Method):
         """The teacher's softmax on the unlabelled images; the labelled ones share the batch statistics."""
         logits = self.nets["teacher"](torch.cat([labelled, unlabelled]))[len(labelled) :]
         return logits.float().softmax(1)
+
+    def taught_labels(self, images: Tensor) -> dict[str, Tensor]:
+        return {"teacher": confident(self.nets["teacher"](images), self.options.tau)}
 
     def inference(self) -> dict[str, nn.Module]:
         return {"teacher": self.nets["teacher"]}

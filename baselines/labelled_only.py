@@ -11,7 +11,7 @@ from functools import cached_property
 from torch import Tensor
 
 from cgs.engine.losses import supervised
-from cgs.engine.method import Method, Progress
+from cgs.engine.method import BACKBONES, Method, Progress
 from cgs.engine.views import Batch, ViewSpec
 
 
@@ -20,6 +20,7 @@ class LabelledOnly(Method):
 
     title = "Labelled only"
     reference = "control"
+    backbones = BACKBONES
 
     @cached_property
     def views(self) -> ViewSpec:

@@ -57,5 +57,8 @@ class MeanTeacher(Method):
         started = progress.iteration >= progress.share(self.options.delay)
         return distance * (progress.ramp(self.options.lambda_max) if started else 0.0)
 
+    def taught_labels(self, images: Tensor) -> dict[str, Tensor]:
+        return {"teacher": run(self.nets["teacher"], images)[0].argmax(1)}
+
     def inference(self) -> dict[str, nn.Module]:
         return {"student": generalist(self.nets["student"])}

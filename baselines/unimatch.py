@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cgs.engine.losses import dice, supervised
-from cgs.engine.method import Method, Progress, Task
+from cgs.engine.method import Method, Progress, Task, confident
 from cgs.engine.views import Batch, ViewSpec, mix
 from cgs.networks.specialists import CollaborativeNet
 from cgs.plugin import Outputs, PlugInOptions, generalist, part, run, specialist_terms, unet
@@ -100,6 +100,9 @@ class UniMatch(Method):
         outputs = run(net, images)
         net.train()
         return outputs
+
+    def taught_labels(self, images: Tensor) -> dict[str, Tensor]:
+        return {"weak view": confident(run(self.nets["student"], images)[0], self.options.tau)}
 
     def inference(self) -> dict[str, nn.Module]:
         return {"student": generalist(self.nets["student"])}

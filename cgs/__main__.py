@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     for name, run, help_ in (
         ("train", train, "Train one method with one seed; resumes where an earlier attempt stopped."),
         ("predict", predict, "Predict the test cases of a trained run."),
+        ("ensemble", ensemble, "Predict the test cases by an ensemble of trained runs."),
         ("evaluate", evaluate, "Score the predictions of a run."),
     ):
         sub = command(name, run, help_)
@@ -101,8 +102,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--path", type=Path, help="where the dataset lies, if the config does not say")
     sub.add_argument("--out", required=True, type=Path, help="the parts are called <out>.000, <out>.001 ...")
     sub.add_argument("--part", type=int, default=60, help="megabytes a part at most (default: 60)")
-    command("tables", tables, "Gather the scores of all runs into tables.")
-    command("report", report, "Render the report from the tables.")
+    for name, run, help_ in (
+        ("tables", tables, "Gather the scores of all runs into tables."),
+        ("report", report, "Render the report from the tables."),
+    ):
+        sub = command(name, run, help_)
+        sub.add_argument("--only", default="", metavar="TARGET", help="one target of `python -m cgs targets`")
     sub = command("targets", targets, "List the trainings of a config and how long they take.", config=False)
     sub.add_argument(
         "--config", type=Path, default=ROOT / "config" / "paper.yaml", help="YAML file (default: the paper)"
@@ -143,8 +148,13 @@ def cell_of(options: argparse.Namespace) -> tuple[Config, Cell, Paths]:
     config = config_of(options)
     cell = Cell(options.dataset, options.labelled, options.method, options.seed)
     dataset = dataset_of(config, cell.dataset)
-    if cell.method not in {*config.variants, *available_methods()}:
-        known = sorted({*config.variants, *available_methods()})
+    names = available_methods() if options.command in ("train", "predict") else list(config.ensembles)
+    if options.command == "evaluate":
+        names = [*names, *available_methods()]
+    if options.command != "ensemble":
+        names = [*names, *config.variants]
+    if cell.method not in names:
+        known = sorted(names)
         raise SuiteError(sentence(f"method {cell.method!r} does not exist{did_you_mean(cell.method, known)}"))
     if cell.labelled != ALL:
         from cgs.dataset_config import training_patients
@@ -184,6 +194,12 @@ def train(options: argparse.Namespace) -> int:
 
 def predict(options: argparse.Namespace) -> None:
     from cgs.evaluation.predict import predict as run
+
+    run(*cell_of(options))
+
+
+def ensemble(options: argparse.Namespace) -> None:
+    from cgs.evaluation.ensemble import ensemble as run
 
     run(*cell_of(options))
 
@@ -243,18 +259,24 @@ def pack(options: argparse.Namespace) -> None:
         print(f"{part} ({part.stat().st_size / 1e6:.1f} MB)")
 
 
+def part_of(options: argparse.Namespace) -> tuple[Config, Paths]:
+    """The config, or the part of it that `--only` names, and its places."""
+    config = load_config(options.config)
+    if options.only:
+        return config.only(options.only), Paths(config.name, part=options.only)
+    return config, Paths(config.name)
+
+
 def tables(options: argparse.Namespace) -> None:
     from cgs.analysis.tables import write_tables
 
-    config = load_config(options.config)
-    write_tables(config, Paths(config.name))
+    write_tables(*part_of(options))
 
 
 def report(options: argparse.Namespace) -> None:
     from cgs.report.page import render
 
-    config = load_config(options.config)
-    print(f"The report is {render(config, Paths(config.name))}")
+    print(f"The report is {render(*part_of(options))}")
 
 
 def targets(options: argparse.Namespace) -> None:

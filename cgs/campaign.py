@@ -24,31 +24,33 @@ from cgs.discovery import ROOT
 from cgs.errors import SuiteError
 from cgs.files import read_json, write_text
 from cgs.paths import Paths
-from cgs.plan import ALL, Cell, cells
+from cgs.plan import ALL, Cell, trainings
 
 GRACE = 20.0
 """Seconds before the end of the time at which trainings are asked to write their checkpoints."""
 
 
 def in_order_of_value(config: Config, chosen: Sequence[str] = ()) -> list[Cell]:
-    """The cells of `config`, most telling first: all of one seed before the next, few labels before more.
+    """The trainings of `config`, most telling first: by seed, main tables before experiments, few labels before more.
 
     Within those, the methods in the order of `chosen`, which also leaves out all others; without it the config's
     reference method first, labelled-only next, then as listed.
     """
-    methods = list(chosen) or sorted(
-        config.methods, key=lambda m: (m != config.reference, m != "labelled-only")
-    )
-    unknown = [m for m in methods if m not in config.methods]
+    planned = trainings(config)
+    known = list(dict.fromkeys(cell.method for cell in planned))
+    methods = list(chosen) or sorted(known, key=lambda m: (m != config.reference, m != "labelled-only"))
+    unknown = [m for m in methods if m not in known]
     if unknown:
-        raise SuiteError(f"The config does not compare {unknown[0]}; it has {', '.join(config.methods)}.")
+        raise SuiteError(f"The config does not compare {unknown[0]}; it has {', '.join(known)}.")
+    numbers = sorted({int(cell.labelled) for cell in planned if cell.labelled != ALL})
+    seeds = list(dict.fromkeys([*config.seeds, *(cell.seed for cell in planned)]))
 
-    def value(cell: Cell) -> tuple[int, int, int]:
-        ratios = [str(n) for n in config.datasets[cell.dataset].labelled]
-        ratio = 0 if cell.labelled == ALL else ratios.index(cell.labelled)
-        return config.seeds.index(cell.seed), ratio, methods.index(cell.method)
+    def value(cell: Cell) -> tuple[int, bool, int, int]:
+        ratio = 0 if cell.labelled == ALL else numbers.index(int(cell.labelled))
+        extra = not (config.datasets[cell.dataset].main_table and cell.method in config.methods)
+        return seeds.index(cell.seed), extra, ratio, methods.index(cell.method)
 
-    return sorted((c for c in cells(config) if c.method in methods), key=value)
+    return sorted((c for c in planned if c.method in methods), key=value)
 
 
 @dataclass

@@ -18,11 +18,20 @@ from cgs.dataset_config import KINDS, NAME, DatasetConfig, FilesBase, Strict, tr
 from cgs.discovery import available_methods
 from cgs.errors import SuiteError, did_you_mean, sentence
 
+ENSEMBLE = "ensemble"
+"""What stands for an ensemble where a method is asked for."""
+
 
 class NetworkConfig(Strict):
-    """The shared 2D U-Net."""
+    """The network that methods share; a variant may have another one."""
 
-    width: int = Field(16, ge=4, le=64, description="Channels of the first level; 16 is the published U-Net.")
+    kind: Literal["unet", "transunet"] = Field("unet", description="2D U-Net, or TransUNet (R50+ViT-B/16).")
+    width: int = Field(
+        16, ge=4, le=64, description="Channels of the U-Net's first level; 16 is the published U-Net."
+    )
+    weights: Path | None = Field(
+        None, description="TransUNet: file R50+ViT-B_16.npz (ImageNet-21k) to start from; none: random."
+    )
 
 
 class TrainingConfig(Strict):
@@ -38,6 +47,12 @@ class TrainingConfig(Strict):
     validate_every: int = Field(200, ge=1, description="Iterations between two validations.")
     checkpoint_every: int = Field(1000, ge=1, description="Iterations between two resume points.")
     log_every: int = Field(50, ge=1, description="Iterations between two logged losses.")
+    pseudo_label_slices: int = Field(
+        64,
+        ge=0,
+        description="Unlabelled slices on which the quality of pseudo-labels is watched at each validation, by labels "
+        "that the loss never sees; 0: none.",
+    )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
@@ -89,10 +104,41 @@ class Variant(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     extends: str = Field(description="Method, or other variant, that this one builds on.")
+    network: NetworkConfig | None = Field(None, description="Network of its own, in place of the config's.")
 
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+
+class Ensemble(Strict):
+    """Trained methods that predict together; nothing is trained for it."""
+
+    members: tuple[str, ...] = Field(
+        min_length=2, description="Methods or variants, trained with the same labels and seed."
+    )
+    rule: Literal["average", "confident", "vote"] = Field(
+        description="average: of the probabilities; confident: the label of the member that is surest of the pixel; "
+        "vote: the label of most members, at a tie that of the highest mean probability among them."
+    )
+
+
+class Experiment(Strict):
+    """An ablation or analysis: trainings of its own beside the main tables, and a part of the report."""
+
+    title: str = Field(min_length=1, description="As the report names it.")
+    row: str = Field("", description="Row of the paper's list that it regenerates: A1, L2 ...")
+    claim: str = Field("", description="What the paper says, shown beside what was measured.")
+    datasets: tuple[str, ...] = Field((), description="Datasets; none: those of the main tables.")
+    labelled: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="Numbers of labelled patients; none: those of each dataset."
+    )
+    methods: tuple[str, ...] = Field(
+        (), description="Methods, variants and ensembles; the first is the one that others are compared with."
+    )
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
+        (), description="Seeds; none: those of the config."
+    )
 
 
 class Config(Strict):
@@ -105,11 +151,17 @@ class Config(Strict):
         min_length=1, description="Datasets by name."
     )
     methods: tuple[str, ...] = Field(
-        min_length=1, description="Methods and variants to compare; see `python -m cgs methods`."
+        (), description="Methods, variants and ensembles of the main tables; see `python -m cgs methods`."
     )
     reference: str = Field("cgs", description="Method that the others are compared with in the report.")
     variants: dict[Annotated[str, Field(pattern=NAME)], Variant] = Field(
         default_factory=dict, description="Methods with changed options, by name."
+    )
+    ensembles: dict[Annotated[str, Field(pattern=NAME)], Ensemble] = Field(
+        default_factory=dict, description="Ensembles of trained methods, by name."
+    )
+    experiments: dict[Annotated[str, Field(pattern=NAME)], Experiment] = Field(
+        default_factory=dict, description="Ablations and analyses beside the main tables, by name."
     )
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
         (0, 1, 2), min_length=1, description="Seeds; every cell is trained once per seed."
@@ -149,9 +201,84 @@ class Config(Strict):
                     f"variants.{variant}: has the name of a method but extends {entry.extends}; "
                     "choose another name"
                 )
+        if not self.methods and not self.experiments:
+            raise ValueError("methods: name at least one method, or an experiment")
         for method in (*self.methods, self.reference):
             self._base_of(method)
+        self._check_ensembles()
+        self._check_experiments()
         return self
+
+    def _check_ensembles(self) -> None:
+        for name, ensemble in self.ensembles.items():
+            if name in (*available_methods(), *self.variants, ENSEMBLE):
+                raise ValueError(f"ensembles.{name}: has the name of a method; choose another name")
+            for member in ensemble.members:
+                if self._base_of(member)[0] == ENSEMBLE:
+                    raise ValueError(f"ensembles.{name}: {member} is an ensemble itself; name its members")
+
+    def _check_experiments(self) -> None:
+        for name, experiment in self.experiments.items():
+            where = f"experiments.{name}"
+            if name.startswith("table-"):
+                raise ValueError(f"{where}: names that begin with table- are those of the main tables")
+            for method in experiment.methods:
+                self._base_of(method)
+            for dataset in experiment.datasets:
+                if dataset not in self.datasets:
+                    raise ValueError(
+                        f"{where}: no dataset {dataset!r}{did_you_mean(dataset, list(self.datasets))}"
+                    )
+                patients = training_patients(self.datasets[dataset])
+                if patients is not None and max(experiment.labelled, default=1) > patients:
+                    raise ValueError(f"{where}.labelled: {dataset} has {patients} training patients")
+
+    @property
+    def main_datasets(self) -> tuple[str, ...]:
+        """Names of the datasets of the main tables."""
+        return tuple(name for name, dataset in self.datasets.items() if dataset.main_table)
+
+    def datasets_of(self, experiment: str) -> tuple[str, ...]:
+        """Names of the datasets of an experiment."""
+        return self.experiments[experiment].datasets or self.main_datasets
+
+    @property
+    def every_method(self) -> tuple[str, ...]:
+        """All that the config trains or combines: main tables, then experiments, then members of ensembles."""
+        named = [*self.methods, *(m for e in self.experiments.values() for m in e.methods)]
+        members = [m for n in named if n in self.ensembles for m in self.ensembles[n].members]
+        return tuple(dict.fromkeys([*named, *members]))
+
+    def network_of(self, name: str) -> NetworkConfig:
+        """The network of a method or variant."""
+        seen: list[str] = []
+        while name in self.variants and name not in seen:
+            seen.append(name)
+            variant = self.variants[name]
+            if variant.network is not None:
+                return variant.network
+            name = variant.extends
+        return self.network
+
+    def only(self, target: str) -> Config:
+        """The part of the config that a named target is about: `table-<dataset>` or an experiment.
+
+        Raises SuiteError for a name that is neither.
+        """
+        tables = {f"table-{name}": name for name in self.main_datasets}
+        if target in tables:
+            kept, experiments, methods = {tables[target]}, {}, self.methods
+        elif target in self.experiments:
+            kept, experiments, methods = (
+                set(self.datasets_of(target)),
+                {target: self.experiments[target]},
+                (),
+            )
+        else:
+            known = [*tables, *self.experiments]
+            raise SuiteError(f"The config has no target {target!r}{did_you_mean(target, known)}.")
+        datasets = {name: dataset for name, dataset in self.datasets.items() if name in kept}
+        return self.model_copy(update={"datasets": datasets, "experiments": experiments, "methods": methods})
 
     def _base_of(self, name: str) -> tuple[str, dict[str, Any]]:
         """Follow `extends` from `name` to a method; later options win."""
@@ -165,15 +292,23 @@ class Config(Strict):
             if variant.extends == current:
                 break
             current = variant.extends
+        if current in self.ensembles:
+            if seen:
+                raise ValueError(f"variants.{seen[-1]}: extends {current}, which is an ensemble")
+            ensemble = self.ensembles[current]
+            return ENSEMBLE, {"members": list(ensemble.members), "rule": ensemble.rule}
         if current not in available_methods():
             if current in seen:
                 raise ValueError(f"variants: {' -> '.join([*seen, current])} never reaches a method")
-            known = sorted({*available_methods(), *self.variants})
+            known = sorted({*available_methods(), *self.variants, *self.ensembles})
             raise ValueError(f"method {current!r} does not exist{did_you_mean(current, known)}")
         return current, options
 
     def method_and_options(self, name: str) -> tuple[str, dict[str, Any]]:
-        """The method that `name` stands for and the options that differ from its defaults."""
+        """The method that `name` stands for and the options that differ from its defaults.
+
+        An ensemble stands for ENSEMBLE, with its members and rule.
+        """
         return self._base_of(name)
 
 

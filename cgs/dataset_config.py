@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -118,6 +119,10 @@ class SynapseConfig(FilesBase):
         description="Hounsfield units that become 0 and 1 (official layout; TransUNet's files are scaled already).",
     )
     _window = field_validator("window")(_rises)
+
+    @property
+    def found(self) -> bool:
+        return super().found or (self.path is None and bool(os.environ.get("SYNAPSE_AUTH_TOKEN")))
 
 
 class FolderConfig(FilesBase):

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from cgs.engine.method import Method, Progress, Task
+from cgs.engine.method import BACKBONES, NOT_LABELLED, Method, Progress, Task, backbone
 from cgs.engine.views import Batch, ViewSpec, mix
 from cgs.networks.specialists import CollaborativeNet, split
 from cgs.specialists import pseudo_labels, supervised_loss, unsupervised_losses
@@ -33,6 +33,7 @@ class CGS(Method):
     title = "CGS"
     reference = "Wang et al., IEEE TMI 2025, arXiv 2504.00862"
     teachers = {"teacher": "student"}
+    backbones = BACKBONES
 
     class Options(Method.Options):
         tau: float = Field(0.9, ge=0, lt=1, description="Confidence that a generalist pseudo-label needs.")
@@ -70,7 +71,7 @@ class CGS(Method):
 
     def networks(self, task: Task) -> dict[str, nn.Module]:
         outputs = 3 if self.options.head == "specialist" else 2
-        return {"student": CollaborativeNet(task.classes, task.width, outputs)}
+        return {"student": CollaborativeNet(task.classes, task.width, outputs, backbone(task))}
 
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         keep = batch.keep[0] if batch.keep else None
@@ -112,6 +113,15 @@ class CGS(Method):
         if batch.partner is not None and batch.partner_labelled is not None:
             partner = self.last(teacher, batch.partner_labelled.weak, batch.partner.weak)
         return self.last(teacher, batch.labelled.weak, own), partner
+
+    def taught_labels(self, images: Tensor) -> dict[str, Tensor]:
+        general, special = self.nets["teacher"](images)
+        labels = pseudo_labels(general, special, self.options.tau, ihed=self.options.ihed)
+        return {
+            "generalist": torch.where(labels.confident, labels.generalist, NOT_LABELLED),
+            "specialists": torch.where(labels.error_free, labels.fused, NOT_LABELLED),
+            "consensus": torch.where(labels.agreement, labels.agreed, NOT_LABELLED),
+        }
 
     @staticmethod
     def last(net: nn.Module, first: Tensor, second: Tensor) -> Outputs:

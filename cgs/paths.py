@@ -11,12 +11,14 @@ class Paths:
     """The folders of one config, relative to the folder that the suite is started in.
 
     Prepared data lies under the config's own name, because its working size and (for the phantom)
-    its parameters belong to the config: two configs must not overwrite each other's slices.
+    its parameters belong to the config: two configs must not overwrite each other's slices. `part` is the named target
+    that tables and report are about, or "" for the whole config.
     """
 
     config: str
     results: Path = Path("results")
     reports: Path = Path("reports")
+    part: str = ""
 
     @property
     def root(self) -> Path:
@@ -33,11 +35,11 @@ class Paths:
 
     @property
     def tables(self) -> Path:
-        return self.root / "tables"
+        return self.root / "tables" / self.part
 
     @property
     def report(self) -> Path:
-        return self.reports / self.config / "index.html"
+        return self.reports / self.config / self.part / "index.html"
 
     def data(self, dataset: str) -> Path:
         return self.root / "data" / dataset

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cgs.config import Config
+from cgs.config import ENSEMBLE, Config
 
 ALL = "all"
 """Value of `labelled` for trainings that see every training label."""
@@ -27,22 +27,55 @@ class Cell:
         return f"{self.dataset}/{self.labelled}/{self.method}/{self.seed}"
 
 
-def labelled_values(config: Config, dataset: str, method: str) -> list[str]:
-    """The label ratios at which `method` is trained on `dataset`."""
+def labelled_values(config: Config, method: str, numbers: Sequence[int]) -> list[str]:
+    """The label ratios at which `method` is trained, of the `numbers` of labelled patients."""
     base, _ = config.method_and_options(method)
-    if base in FULLY_LABELLED:
-        return [ALL]
-    return [str(n) for n in config.datasets[dataset].labelled]
+    return [ALL] if base in FULLY_LABELLED else [str(n) for n in numbers]
 
 
 def cells(config: Config) -> list[Cell]:
-    """Every training of the config, dataset by dataset in the order of the file."""
+    """Every result of the config, each once: the main tables dataset by dataset, then the experiments.
+
+    The members of an ensemble come before it.
+    """
 
     def walk() -> Iterator[Cell]:
-        for dataset in config.datasets:
-            for method in config.methods:
-                for labelled in labelled_values(config, dataset, method):
-                    for seed in config.seeds:
-                        yield Cell(dataset, labelled, method, seed)
+        for dataset in config.main_datasets:
+            numbers = config.datasets[dataset].labelled
+            yield from block(config, dataset, config.methods, numbers, config.seeds)
+        for name, experiment in config.experiments.items():
+            for dataset in config.datasets_of(name):
+                numbers = experiment.labelled or config.datasets[dataset].labelled
+                seeds = experiment.seeds or config.seeds
+                yield from block(config, dataset, experiment.methods, numbers, seeds)
 
-    return list(walk())
+    return list(dict.fromkeys(walk()))
+
+
+def block(
+    config: Config, dataset: str, methods: Sequence[str], numbers: Sequence[int], seeds: Sequence[int]
+) -> Iterator[Cell]:
+    """All methods at all numbers of labelled patients with all seeds."""
+    for method in methods:
+        members = config.ensembles[method].members if method in config.ensembles else ()
+        for name in (*members, method):
+            for labelled in labelled_values(config, name, numbers):
+                for seed in seeds:
+                    yield Cell(dataset, labelled, name, seed)
+
+
+def trainings(config: Config) -> list[Cell]:
+    """The cells that are trained: all but the ensembles."""
+    return [cell for cell in cells(config) if config.method_and_options(cell.method)[0] != ENSEMBLE]
+
+
+def members(config: Config, cell: Cell) -> list[Cell]:
+    """The trainings that an ensemble's cell is made of; none for a training."""
+    if cell.method not in config.ensembles:
+        return []
+    found = []
+    for name in config.ensembles[cell.method].members:
+        base, _ = config.method_and_options(name)
+        labelled = ALL if base in FULLY_LABELLED else cell.labelled
+        found.append(Cell(cell.dataset, labelled, name, cell.seed))
+    return found

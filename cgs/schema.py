@@ -15,7 +15,15 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from cgs.config import Config, EvaluationConfig, NetworkConfig, ReportConfig, TrainingConfig
+from cgs.config import (
+    Config,
+    Ensemble,
+    EvaluationConfig,
+    Experiment,
+    NetworkConfig,
+    ReportConfig,
+    TrainingConfig,
+)
 from cgs.dataset_config import KINDS
 from cgs.engine.method import all_methods
 from cgs.files import write_text
@@ -24,6 +32,8 @@ from cgs.presets import presets
 SECTIONS: dict[str, type[BaseModel]] = {
     "": Config,
     **{f"datasets.NAME ({kind})": model for kind, model in KINDS.items()},
+    "ensembles.NAME": Ensemble,
+    "experiments.NAME": Experiment,
     "network": NetworkConfig,
     "training": TrainingConfig,
     "evaluation": EvaluationConfig,
@@ -87,7 +97,7 @@ def _entry_lines(entry: BaseModel, depth: int) -> Iterator[str]:
     if entry.model_extra is None:
         yield from _model_lines(entry, depth)
         return
-    for key, value in entry.model_dump(mode="json").items():
+    for key, value in entry.model_dump(mode="json", exclude_none=True, exclude_unset=True).items():
         yield f"{'  ' * depth}{key}: {_scalar(value)}"
 
 
@@ -110,8 +120,9 @@ def documentation() -> str:
     parts += [
         "## variants.NAME",
         "",
-        "`extends` names a method or another variant; every other key is an option of that method, from the tables",
-        "below. A variant with the name of the method that it extends changes that method's options for the config:",
+        "`extends` names a method or another variant, `network` gives it a network of its own (keys as in `network`",
+        "above); every other key is an option of that method, from the tables below. A variant with the name of the",
+        "method that it extends changes that method's options for the config:",
         "",
         "```yaml",
         "methods: [cgs, cgs-no-ihed]",

@@ -25,7 +25,7 @@ def title_of(method: str) -> str:
 def method_titles(config: Config) -> dict[str, str]:
     """Title of every method and variant of a config. A variant under a name of its own shows that name."""
     titles = {}
-    for name in (*config.methods, config.reference):
+    for name in (*config.every_method, config.reference):
         base, _ = config.method_and_options(name)
         titles[name] = title_of(base) if name == base else name
     return titles

@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 
-from cgs.analysis.cost import priorities
-from cgs.config import Config, parse_config
+from cgs.analysis.cost import priorities, target_names
+from cgs.config import ENSEMBLE, Config, parse_config
+from cgs.data.prepare import how_to_get
+from cgs.dataset_config import FilesBase
 from cgs.digest import source_digest
 from cgs.discovery import ROOT, module_of
-from cgs.engine.method import load_method, options_of
+from cgs.engine.method import method_of
 from cgs.engine.run import training_digest
 from cgs.engine.train import INCIDENTAL
 from cgs.errors import SuiteError
 from cgs.paths import Paths
-from cgs.plan import cells
+from cgs.plan import Cell, cells, members, trainings
 
 
 def work_plan(values: dict[str, Any]) -> dict[str, Any]:
@@ -42,16 +44,22 @@ def work_plan(values: dict[str, Any]) -> dict[str, Any]:
         "device": "cuda" if cuda else "cpu",
         "threads": config.training.threads,
         "datasets": {name: data_plan(name, dump) for name in config.datasets},
+        "missing": missing_datasets(config),
         "runs": run_plans(config, dump),
+        "ensembles": ensemble_plans(config),
+        "targets": target_plans(config),
         "priorities": priorities(config),
         "digests": {
             "predict": source_digest("cgs.evaluation.predict"),
+            "ensemble": source_digest("cgs.evaluation.ensemble"),
             "evaluate": source_digest("cgs.evaluation.score"),
             "tables": source_digest("cgs.analysis.tables"),
             "report": source_digest("cgs.report.page") + templates_digest(),
         },
         "evaluation": dump["evaluation"],
-        "report_params": {"report": dump["report"], "reference": config.reference},
+        "report_params": {
+            **{key: dump[key] for key in ("report", "reference", "methods", "experiments")},
+        },
     }
 
 
@@ -72,9 +80,18 @@ def check_writable(folder: Path) -> None:
         )
 
 
+def missing_datasets(config: Config) -> dict[str, str]:
+    """Datasets whose files are not where the config says, with what to do for each."""
+    return {
+        name: how_to_get(name, dataset)
+        for name, dataset in config.datasets.items()
+        if isinstance(dataset, FilesBase) and not dataset.found
+    }
+
+
 def data_plan(name: str, dump: dict[str, Any]) -> dict[str, Any]:
     """Parameters and digest of one dataset; how many labels are used later does not change its slices."""
-    params = {k: v for k, v in dump["datasets"][name].items() if k != "labelled"}
+    params = {k: v for k, v in dump["datasets"][name].items() if k not in ("labelled", "main_table")}
     return {"params": params, "digest": source_digest("cgs.data.prepare")}
 
 
@@ -82,18 +99,37 @@ def run_plans(config: Config, dump: dict[str, Any]) -> list[dict[str, Any]]:
     """One entry per training."""
     protocol = {k: v for k, v in dump["training"].items() if k not in INCIDENTAL}
     methods = {}
-    for name in config.methods:
-        base, values = config.method_and_options(name)
-        options = options_of(load_method(base), values, f"variants.{name}").model_dump(mode="json")
-        params = {"method": base, "options": options, "training": protocol, "network": dump["network"]}
+    for name in dict.fromkeys(cell.method for cell in trainings(config)):
+        base, _ = config.method_and_options(name)
+        # Built as it will be trained: what does not fit ends here, not in the night.
+        options = method_of(config, name, classes=2, size=64).options.model_dump(mode="json")
+        network = config.network_of(name).model_dump(mode="json")
+        params = {"method": base, "options": options, "training": protocol, "network": network}
         methods[name] = {"digest": training_digest(module_of(base)), "params": params}
+    return [{**vars(cell), **methods[cell.method]} for cell in trainings(config)]
+
+
+def ensemble_plans(config: Config) -> list[dict[str, Any]]:
+    """One entry per ensemble's cell, with the trainings that it is made of."""
+    found = [c for c in cells(config) if config.method_and_options(c.method)[0] == ENSEMBLE]
     return [
         {
-            "dataset": cell.dataset,
-            "labelled": cell.labelled,
-            "method": cell.method,
-            "seed": cell.seed,
-            **methods[cell.method],
+            **vars(cell),
+            "rule": config.ensembles[cell.method].rule,
+            "members": [list(map(str, vars(member).values())) for member in members(config, cell)],
         }
-        for cell in cells(config)
+        for cell in found
     ]
+
+
+def target_plans(config: Config) -> dict[str, dict[str, Any]]:
+    """What each named target needs: the datasets and the results of a part of the config."""
+
+    def key(cell: Cell) -> list[str]:
+        return [str(value) for value in vars(cell).values()]
+
+    parts = {name: config.only(name) for name in target_names(config)}
+    return {
+        name: {"datasets": list(part.datasets), "runs": [key(c) for c in cells(part)]}
+        for name, part in parts.items()
+    }

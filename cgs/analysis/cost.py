@@ -13,7 +13,7 @@ from pathlib import Path
 from cgs.config import Config
 from cgs.discovery import ROOT
 from cgs.files import read_json
-from cgs.plan import FULLY_LABELLED, Cell, cells
+from cgs.plan import FULLY_LABELLED, Cell, trainings
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -70,10 +70,11 @@ def measurements(folder: Path = RESULTS) -> list[Measured]:
 def priorities(config: Config) -> dict[str, int]:
     """A rank for each method of `config`, the longest training highest: long runs started last would end alone."""
     devices = measurements()
+    methods = list(dict.fromkeys(cell.method for cell in trainings(config)))
     if not devices:
-        return dict.fromkeys(config.methods, 1)
+        return dict.fromkeys(methods, 1)
     dataset = next(iter(config.datasets))
-    lengths = {m: devices[-1].training(config, Cell(dataset, "1", m, 0)) for m in config.methods}
+    lengths = {m: devices[-1].training(config, Cell(dataset, "1", m, 0)) for m in methods}
     return {method: rank for rank, method in enumerate(sorted(lengths, key=lengths.__getitem__), start=1)}
 
 
@@ -87,15 +88,26 @@ class Target:
 
 
 def targets(config: Config, devices: list[Measured]) -> list[Target]:
-    """Every dataset at every number of labelled patients, and the sum."""
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells(config):
-        groups.setdefault(f"{cell.dataset}, {cell.labelled} labelled", []).append(cell)
-    groups["in all"] = cells(config)
+    """The named targets with all trainings that each needs, and the whole config, which trains each once."""
+    groups = {name: trainings(config.only(name)) for name in target_names(config)}
+    groups["all"] = trainings(config)
     return [
         Target(name, len(group), [sum(d.training(config, c) for c in group) / 3600 for d in devices])
         for name, group in groups.items()
     ]
+
+
+def target_names(config: Config) -> list[str]:
+    """The main tables, then the experiments."""
+    return [*(f"table-{name}" for name in config.main_datasets), *config.experiments]
+
+
+def description(config: Config, target: str) -> str:
+    """A target in a few words."""
+    if target in config.experiments:
+        experiment = config.experiments[target]
+        return f"{experiment.row} {experiment.title}".strip()
+    return "everything, once" if target == "all" else f"main table of {target.removeprefix('table-')}"
 
 
 def table(config: Config) -> str:
@@ -104,15 +116,25 @@ def table(config: Config) -> str:
     heads = [
         d.device if d.device.startswith("NVIDIA") else f"{d.device}, {d.threads} thread" for d in devices
     ]
-    rows = [["", "trainings", *(f"hours ({head})" for head in heads)]]
-    rows += [[t.name, str(t.runs), *(f"{h:,.1f}" for h in t.hours)] for t in targets(config, devices)]
+    rows = [["target", "trainings", *(f"hours ({head})" for head in heads), "what it is"]]
+    rows += [
+        [t.name, str(t.runs), *(f"{h:,.1f}" for h in t.hours), description(config, t.name)]
+        for t in targets(config, devices)
+    ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(
-            v.ljust(w) if i == 0 else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths, strict=True))
+            v.ljust(w) if i in (0, len(row) - 1) else v.rjust(w)
+            for i, (v, w) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     ]
+    lines = [line.rstrip() for line in lines]
+    lines.append("`snakemake <target>` makes one alone, with a report of its own; targets share trainings.")
+    if any(config.network_of(c.method).kind != "unet" for c in trainings(config)):
+        lines.append(
+            "TransUNet was not measured: its trainings are counted as those of the U-Net, which are shorter."
+        )
     for device in devices:
         lines.append(
             f"{device.device}: measured on {device.date} at {device.size} x {device.size} pixels, batch "

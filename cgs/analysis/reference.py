@@ -35,7 +35,7 @@ from cgs.plan import Cell, cells
 REFERENCE = ROOT / "results" / "reference"
 KEY = ["dataset", "labelled", "method", "seed"]
 LARGEST_WEIGHTS = 8 * 10**6
-INCIDENTAL = ("device", "gpu_slots", "threads", "checkpoint_every", "log_every")
+INCIDENTAL = ("device", "gpu_slots", "threads", "checkpoint_every", "log_every", "pseudo_label_slices")
 
 
 def complete_cells(folder: Path) -> set[Cell]:
@@ -60,9 +60,11 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
 
 def protocol(config: Config) -> dict[str, Any]:
     """What two results must share to be in one table: a config without places, seeds, and what changes no number."""
-    values = config.model_dump(mode="json", exclude={"name", "seeds", "methods", "report", "reference"})
+    apart = {"name", "seeds", "methods", "report", "reference", "ensembles", "experiments"}
+    values = config.model_dump(mode="json", exclude=apart)
     for dataset in values["datasets"].values():
-        dataset.pop("path", None)
+        for key in ("path", "url", "sha256", "files_of", "main_table"):
+            dataset.pop(key, None)
     for key in INCIDENTAL:
         values["training"].pop(key, None)
     return values

@@ -113,10 +113,11 @@ NEEDED = (".nii", ".nii.gz", ".cfg", ".list", ".h5", ".npz", ".csv")
 def how_to_get(name: str, dataset: FilesBase) -> str:
     """What a user without the files is told: three lines."""
     where = "is not given" if dataset.path is None else f"is not at {dataset.path}"
+    other = dataset.files_of or name
     return (
         f"The dataset {name} {where}.\n"
         f"  Get {dataset.how}; an archive may stay packed.\n"
-        f"  Say where it lies: --config {name}=PATH, or datasets.{name}.path (or .url) in the config."
+        f"  Say where it lies: --config {other}=PATH, or datasets.{other}.path (or .url) in the config."
     )
 
 

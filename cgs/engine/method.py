@@ -11,7 +11,8 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,16 +22,26 @@ from cgs.discovery import available_methods, module_of
 from cgs.engine.losses import ema_decay, ramp
 from cgs.engine.views import Batch, ViewSpec
 from cgs.errors import SuiteError, did_you_mean, sentence
+from cgs.networks.transunet import TransUNet
 from cgs.networks.unet import UNet
+
+if TYPE_CHECKING:
+    from cgs.config import Config
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be segmented: C classes with background, image size in pixels, width of the networks."""
+    """What is to be segmented, by what.
+
+    C classes with background, image size in pixels, width of the networks; `network` is "unet" or "transunet", and
+    `weights` what the latter starts from.
+    """
 
     classes: int
     size: int
     width: int = 16
+    network: str = "unet"
+    weights: Path | None = None
 
     @property
     def targets(self) -> int:
@@ -68,13 +79,27 @@ class Stage:
     from_best: bool = False
 
 
+NOT_LABELLED = 255
+"""Stands for a pixel without a pseudo-label."""
+
+BACKBONES = ("unet", "transunet")
+
+
+def backbone(task: Task) -> UNet | TransUNet:
+    """The network of a task: `features` gives its last decoder feature, `out` the logits of it."""
+    if task.network == "transunet":
+        return TransUNet(task.classes, task.size, weights=task.weights)
+    return UNet(task.classes, task.width)
+
+
 class Method:
     """One way to learn from labelled and unlabelled slices. Subclass it in one file of `baselines/`.
 
     Class attributes to set: `title` (as the table shows it), `reference` (paper), `Options` (a pydantic
     model: the method's hyper-parameters with ranges and descriptions, the only place of their defaults)
     and `views`. Set `teachers` to {name: student} for networks that the engine keeps as averages, and
-    `self_stepped` to the names of networks that the method trains itself, with `optimisers` of its own.
+    `self_stepped` to the names of networks that the method trains itself, with `optimisers` of its own. A method
+    that takes its networks from `backbone` says so by `backbones = BACKBONES`.
     """
 
     class Options(BaseModel):
@@ -85,6 +110,7 @@ class Method:
     teachers: ClassVar[Mapping[str, str]] = {}
     self_stepped: ClassVar[tuple[str, ...]] = ()
     stages: ClassVar[tuple[Stage, ...]] = (Stage(),)
+    backbones: ClassVar[tuple[str, ...]] = ("unet",)
 
     def __init__(self, task: Task, options: BaseModel | None = None) -> None:
         self.task = task
@@ -108,7 +134,7 @@ class Method:
 
     def networks(self, task: Task) -> dict[str, nn.Module]:
         """The networks to train, by name. Called again, with another seed, to initialise the teachers."""
-        return {"student": UNet(task.classes, task.width)}
+        return {"student": backbone(task)}
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """Optimisers of the `self_stepped` networks; made once, kept in `self.own` and in checkpoints."""
@@ -128,6 +154,14 @@ class Method:
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Named, weighted terms (scalars); the engine adds them up, logs each and steps."""
         raise NotImplementedError
+
+    def taught_labels(self, images: Tensor) -> dict[str, Tensor]:
+        """The pseudo-labels that the method would learn from on weak views, by kind; only to watch their quality.
+
+        images (B, 1, H, W) to label maps (B, H, W) in 0..K, or NOT_LABELLED where a pixel would teach nothing. The
+        networks are as in training; what they do to batch statistics and random numbers is undone. {}: none.
+        """
+        return {}
 
     def inference(self) -> dict[str, nn.Module]:
         """The networks that `predict` uses; only these are saved as weights. The first trained one by default."""
@@ -179,6 +213,22 @@ def load_method(name: str) -> type[Method]:
 def all_methods() -> dict[str, type[Method]]:
     """Every method of the suite by name."""
     return {name: load_method(name) for name in available_methods()}
+
+
+def confident(logits: Tensor, tau: float) -> Tensor:
+    """Labels (B, H, W) of logits (B, C, H, W) where their probability is above `tau`, NOT_LABELLED elsewhere."""
+    confidence, labels = logits.float().softmax(1).max(1)
+    return torch.where(confidence > tau, labels, NOT_LABELLED)
+
+
+def method_of(config: Config, name: str, classes: int, size: int) -> Method:
+    """A method or variant of a config, without networks yet. Raises SuiteError where it cannot have that network."""
+    base, values = config.method_and_options(name)
+    kind, network = load_method(base), config.network_of(name)
+    if network.kind not in kind.backbones:
+        raise SuiteError(f"{name}: {kind.title} is made for the U-Net; it has no version for {network.kind}.")
+    task = Task(classes, size, network.width, network.kind, network.weights)
+    return kind(task, options_of(kind, values, f"variants.{name}"))
 
 
 def build(method: Method, seeded: Callable[[str], None], device: torch.device) -> None:

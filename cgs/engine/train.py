@@ -18,20 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cgs.data.store import Slices, list_cases, load_case, load_slices
+from cgs.data.store import SCALE, Slices, list_cases, load_case, load_slices
 from cgs.engine.average import Average
 from cgs.engine.device import arithmetic, describe, lease, prepare_torch
 from cgs.engine.method import (
     Method,
     Progress,
     Stage,
-    Task,
     build,
-    load_method,
-    options_of,
+    method_of,
     parameters_in_training,
     trained_parameters,
 )
+from cgs.engine.pseudo_labels import Quality
 from cgs.engine.run import (
     WEIGHTS,
     Log,
@@ -60,7 +59,7 @@ if TYPE_CHECKING:
     from cgs.plan import Cell
 
 # These change how a training runs, not what it computes: a resumed run may have other values.
-INCIDENTAL = {"device", "gpu_slots", "threads", "checkpoint_every", "log_every"}
+INCIDENTAL = {"device", "gpu_slots", "threads", "checkpoint_every", "log_every", "pseudo_label_slices"}
 
 
 class Interrupted(SuiteError):
@@ -189,16 +188,15 @@ class Trainer:
         self.folder = paths.run(cell.dataset, cell.labelled, cell.method, cell.seed)
         data = paths.data(cell.dataset)
         slices = load_slices(data)
-        base, values = config.method_and_options(cell.method)
-        kind = load_method(base)
-        options = options_of(kind, values, f"variants.{cell.method}")
-        self.method = kind(Task(slices.classes, slices.size, config.network.width), options)
+        base, _ = config.method_and_options(cell.method)
+        self.method = method_of(config, cell.method, slices.classes, slices.size)
         build(self.method, self.seed_torch, device)
         self.noise = generator(cell.seed, "noise", device=device)
         self.batches = self.batch_maker(slices)
         self.targets = slices.targets
         cases = [load_case(data, case) for case in list_cases(data, "val")]
         self.validation = Validation(cases, slices.size, slices.classes, device) if cases else None
+        self.quality = self.quality_of(slices)
         self.step = Step(self.method, self.training, device)
         self.optimiser = self.step.optimiser
         self.log = Log(self.folder / "log.jsonl")
@@ -207,17 +205,22 @@ class Trainer:
         self.done, self.seconds = 0, 0.0
         self.best: dict[str, float] = {"dice": -1.0, "iteration": 0}
         self.best_state: dict[str, Any] = {}  # Networks and optimiser, for a next stage that starts there.
-        self.describe_run(data, base, options.model_dump(mode="json"), kind.__module__)
+        self.describe_run(data, base, config.network_of(cell.method).model_dump(mode="json"))
         self.seed_torch("dropout")
 
     def seed_torch(self, axis: str) -> None:
         """Seed torch's own generators (initialisation, dropout) for one axis."""
         torch.manual_seed(derive(self.cell.seed, axis))
 
-    def describe_run(self, data: Path, base: str, options: dict[str, Any], module: str) -> None:
+    def describe_run(self, data: Path, base: str, network: dict[str, Any]) -> None:
         """Complete the facts for provenance, and mark what a checkpoint must agree with."""
         source = read_json(data / "source.json")
-        self.facts |= {"base_method": base, "options": options, "source_digest": training_digest(module)}
+        self.facts |= {
+            "base_method": base,
+            "options": self.method.options.model_dump(mode="json"),
+            "network": network,
+            "source_digest": training_digest(type(self.method).__module__),
+        }
         self.facts |= {
             "parameters_training": parameters_in_training(self.method),
             "parameters_inference": sum(
@@ -227,7 +230,7 @@ class Trainer:
         protocol = {k: v for k, v in self.facts["config"]["training"].items() if k not in INCIDENTAL}
         keys = ("dataset", "labelled", "method", "seed", "base_method", "options", "source_digest")
         facts = [self.facts[k] for k in keys]
-        self.mark = fingerprint([facts, protocol, self.facts["config"]["network"], source])
+        self.mark = fingerprint([facts, protocol, network, source])
 
     def batch_maker(self, slices: Slices) -> BatchMaker:
         """Move the slices to the device, once."""
@@ -248,6 +251,18 @@ class Trainer:
         return BatchMaker(
             images, labels, labelled, unlabelled, self.method.views, sizes, self.cell.seed, self.noise
         )
+
+    def quality_of(self, slices: Slices) -> Quality | None:
+        """What watches the pseudo-labels, on unlabelled slices spread evenly over the list."""
+        wanted: int | str = self.cell.labelled if self.cell.labelled == "all" else int(self.cell.labelled)
+        known = np.flatnonzero(slices.manifest["labelled_rank"].notna())
+        rows = np.intersect1d(slices.unlabelled_indices(wanted), known)
+        count = min(self.training.pseudo_label_slices, len(rows))
+        if not count:
+            return None
+        chosen = rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
+        images = torch.from_numpy(slices.images[chosen].astype(np.float32) / SCALE).unsqueeze(1)
+        return Quality(images, torch.from_numpy(slices.labels[chosen]), self.targets, self.device)
 
     def run(self, show: Callable[[str, int, int], Display]) -> None:
         """Train from the checkpoint, or the start, to the end; write weights and provenance."""
@@ -320,7 +335,10 @@ class Trainer:
         display.logged(loss)
 
     def validate(self, display: Display) -> None:
-        """Score the validation cases; keep the weights when the mean Dice is the best so far."""
+        """Score pseudo-labels and validation cases; keep the weights when the mean Dice is the best so far."""
+        found = self.quality(self.method) if self.quality else {}
+        if found:
+            self.log.write({"iteration": self.done, "pseudo_labels": found})
         if self.validation is None:
             return
         per_target = self.validation(self.method)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from cgs.data.store import list_cases, load_case, load_slices
 from cgs.engine.device import lease, prepare_torch
-from cgs.engine.method import Method, Task, build, load_method, options_of
+from cgs.engine.method import Method, build, method_of
 from cgs.engine.run import WEIGHTS
 from cgs.engine.validate import predict_volume
 from cgs.errors import SuiteError
@@ -63,10 +63,7 @@ def predict_cases(config: Config, cell: Cell, paths: Paths, device: torch.device
     """Label volumes of every test case for every checkpoint that is evaluated."""
     data, folder = paths.data(cell.dataset), paths.run(cell.dataset, cell.labelled, cell.method, cell.seed)
     slices = load_slices(data)
-    base, values = config.method_and_options(cell.method)
-    kind = load_method(base)
-    task = Task(slices.classes, slices.size, config.network.width)
-    method = kind(task, options_of(kind, values, f"variants.{cell.method}"))
+    method = method_of(config, cell.method, slices.classes, slices.size)
     build(method, lambda axis: None, device)
     cases = {name: load_case(data, name) for name in list_cases(data, "test")}
     predictions = {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from cgs.networks.transunet import TransUNet
 from cgs.networks.unet import UNet
 
 
@@ -35,12 +36,14 @@ class SpecialistHeads(nn.Module):
 
 
 class CollaborativeNet(nn.Module):
-    """Generalist (the shared U-Net) and specialists on its last decoder feature."""
+    """Generalist (the shared U-Net, or another network of its kind) and specialists on its last decoder feature."""
 
-    def __init__(self, classes: int, width: int, outputs: int = 3) -> None:
+    def __init__(
+        self, classes: int, width: int, outputs: int = 3, generalist: UNet | TransUNet | None = None
+    ) -> None:
         super().__init__()
-        self.generalist = UNet(classes, width)
-        self.specialists = SpecialistHeads(width, classes - 1, outputs)
+        self.generalist = generalist or UNet(classes, width)
+        self.specialists = SpecialistHeads(self.generalist.out.in_channels, classes - 1, outputs)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Generalist logits (B, C, H, W) and specialist logits (B, K, outputs, H, W), K = C - 1."""

@@ -1,6 +1,7 @@
 rule tables:
     input:
         of_every_run("scores.csv"),
+        audits(PLAN["datasets"]),
     output:
         at("tables/main.csv"),
     log:

@@ -7,6 +7,8 @@ rule predict:
         at("logs/predict/{dataset}/{labelled}/{method}/{seed}.txt"),
     benchmark:
         at("benchmarks/predict/{dataset}/{labelled}/{method}/{seed}.tsv")
+    wildcard_constraints:
+        method=any_of({run[2] for run in RUNS}),
     priority: 1000  # Before further trainings: what is trained is seen early.
     conda:
         "../../environment.yml"
@@ -22,6 +24,38 @@ rule predict:
         "predict {wildcards.dataset}/{wildcards.labelled}/{wildcards.method}/{wildcards.seed}"
     shell:
         "python -m cgs predict --config {params.config} {params.cell} 2> {log}"
+
+
+rule ensemble:
+    input:
+        lambda wildcards: of_runs(
+            ENSEMBLES[tuple(wildcards)]["members"], "provenance.json"
+        ),
+    output:
+        at_run("provenance.json"),
+        at_run("predictions.npz"),
+    log:
+        at("logs/ensemble/{dataset}/{labelled}/{method}/{seed}.txt"),
+    benchmark:
+        at("benchmarks/ensemble/{dataset}/{labelled}/{method}/{seed}.tsv")
+    wildcard_constraints:
+        method=any_of({run[2] for run in ENSEMBLES}),
+    priority: 1000
+    conda:
+        "../../environment.yml"
+    threads: PLAN["threads"]
+    resources:
+        gpu_slots=1 if PLAN["device"] == "cuda" else 0,
+    params:
+        config=CONFIG,
+        cell=cell_of,
+        plan=lambda wildcards: ENSEMBLES[tuple(wildcards)],
+        digest=PLAN["digests"]["ensemble"],
+        selections=PLAN["evaluation"]["selections"],
+    message:
+        "ensemble {wildcards.dataset}/{wildcards.labelled}/{wildcards.method}/{wildcards.seed}"
+    shell:
+        "python -m cgs ensemble --config {params.config} {params.cell} 2> {log}"
 
 
 rule evaluate:

@@ -129,6 +129,9 @@ class Experiment(Strict):
     title: str = Field(min_length=1, description="As the report names it.")
     row: str = Field("", description="Row of the paper's list that it regenerates: A1, L2 ...")
     claim: str = Field("", description="What the paper says, shown beside what was measured.")
+    view: Literal["scores", "cost", "classes", "pseudo-labels", "balance"] = Field(
+        "scores", description="What the report shows of it beside the scores of its methods."
+    )
     datasets: tuple[str, ...] = Field((), description="Datasets; none: those of the main tables.")
     labelled: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (), description="Numbers of labelled patients; none: those of each dataset."

@@ -21,6 +21,7 @@ from cgs.analysis.tables import (
     gather_scores,
     main_table,
     provenance,
+    read_log,
     runs_table,
     targets_table,
     whole_runs,
@@ -59,8 +60,11 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
 
 
 def protocol(config: Config) -> dict[str, Any]:
-    """What two results must share to be in one table: a config without places, seeds, and what changes no number."""
-    apart = {"name", "seeds", "methods", "report", "reference", "ensembles", "experiments"}
+    """What two results must share to be in one table: a config without places, seeds, and what changes no number.
+
+    The options of the methods are compared for those that both have, by `same_methods`.
+    """
+    apart = {"name", "seeds", "methods", "variants", "report", "reference", "ensembles", "experiments"}
     values = config.model_dump(mode="json", exclude=apart)
     for dataset in values["datasets"].values():
         for key in ("path", "url", "sha256", "files_of", "main_table"):
@@ -68,6 +72,16 @@ def protocol(config: Config) -> dict[str, Any]:
     for key in INCIDENTAL:
         values["training"].pop(key, None)
     return values
+
+
+def same_methods(old: Config, new: Config, names: set[str]) -> bool:
+    """Whether the methods `names` are the same with both configs, options and network included."""
+
+    def of(config: Config, name: str) -> Any:
+        return config.method_and_options(name), config.network_of(name)
+
+    shared = names & set(old.every_method) & set(new.every_method)
+    return all(of(old, name) == of(new, name) for name in shared)
 
 
 def collect(sources: Sequence[Path], target: Path, *, weights: bool = False) -> str:
@@ -92,7 +106,9 @@ def add(config: Config, paths: Paths, target: Path, weights: bool) -> None:
     """Merge the complete runs of one results folder into `target`."""
     known = complete_cells(target)
     facts: dict[str, Any] = read_json(target / "provenance.json") if known else {}
-    if facts and protocol(parse_config(facts["config"])) != protocol(config):
+    before = parse_config(facts["config"]) if facts else config
+    methods = {cell.method for cell in known}
+    if protocol(before) != protocol(config) or not same_methods(before, config, methods):
         raise SuiteError(
             f"{paths.root} was measured by another protocol than {target} (compare the two configs); collect it into "
             "a folder of its own."
@@ -104,7 +120,7 @@ def add(config: Config, paths: Paths, target: Path, weights: bool) -> None:
         "scores": scores.merge(
             pd.DataFrame(map(vars, fresh), columns=KEY).astype(scores[KEY].dtypes), on=KEY
         ),
-        "curves": curves_table(fresh, paths),
+        "curves": curves_table({cell: list(read_log(cell, paths)) for cell in fresh}),
         "runs": runs_table(fresh, {}, paths),
     }
     tables["scores"]["value"] = tables["scores"]["value"].round(

@@ -13,6 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cgs.analysis.experiments import (
+    balance_table,
+    classes_table,
+    cost_table,
+    experiments_table,
+    pseudo_labels_table,
+    small_targets_table,
+)
 from cgs.analysis.published import published
 from cgs.config import Config
 from cgs.data.audit import labelled_balance
@@ -44,22 +52,39 @@ def write_tables(config: Config, paths: Paths) -> None:
     planned = cells(config)
     scores, unscored = whole_runs(gather_scores(planned, paths), planned, paths)
     runs = runs_table(planned, unscored, paths)
+    main, targets = main_table(config, scores, runs), targets_table(scores, runs)
+    balances = write_audits(config, paths)
+    logs = {cell: list(read_log(cell, paths)) for cell in planned}
+    classes = classes_table(config, targets, balances)
     for name, table in {
         "runs": runs,
         "scores": scores,
-        "main": main_table(config, scores, runs),
-        "targets": targets_table(scores, runs),
-        "curves": curves_table(planned, paths),
+        "main": main,
+        "targets": targets,
+        "curves": curves_table(logs),
+        "experiments": experiments_table(config, main, scores, runs),
+        "classes": classes,
+        "small-targets": small_targets_table(classes),
+        "pseudo-labels": pseudo_labels_table(logs),
+        "balance": balance_table(balances),
+        "cost": cost_table(runs, config.every_method),
     }.items():
         with atomic_path(paths.tables / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
+    with atomic_path(paths.tables / "overlays.npz") as temporary:
+        np.savez_compressed(temporary, allow_pickle=False, **overlays(config, paths))
+    write_json(paths.tables / "provenance.json", provenance(config, planned, paths))
+
+
+def write_audits(config: Config, paths: Paths) -> dict[str, pd.DataFrame]:
+    """Copy the audits, with the balance of the labelled slices; returns the balances by dataset."""
+    balances = {}
     for dataset, entry in config.datasets.items():
         values = read_json(paths.data(dataset) / "audit.json")
         values["balance"] += labelled_balance(paths.data(dataset), list(entry.labelled))
         write_json(paths.tables / f"audit-{dataset}.json", values)
-    with atomic_path(paths.tables / "overlays.npz") as temporary:
-        np.savez_compressed(temporary, allow_pickle=False, **overlays(config, paths))
-    write_json(paths.tables / "provenance.json", provenance(config, planned, paths))
+        balances[dataset] = pd.DataFrame(values["balance"])
+    return balances
 
 
 def folder_of(cell: Cell, paths: Paths) -> Path:
@@ -223,12 +248,14 @@ def read_log(cell: Cell, paths: Paths) -> Iterator[dict[str, Any]]:
             return
 
 
-def curves_table(planned: list[Cell], paths: Paths) -> pd.DataFrame:
-    """Losses and validation Dice over iterations."""
+def curves_table(logs: dict[Cell, list[dict[str, Any]]]) -> pd.DataFrame:
+    """Losses and validation Dice over iterations, from the logs of runs."""
     rows: list[tuple[object, ...]] = []
-    for cell in planned:
+    for cell, entries in logs.items():
         key = (cell.dataset, cell.labelled, cell.method, cell.seed)
-        for entry in read_log(cell, paths):
+        for entry in entries:
+            if "pseudo_labels" in entry:
+                continue
             if "validation" in entry:
                 values = {"validation dice": entry["validation"]["dice"]}
                 per_target = entry["validation"]["per_target"]
@@ -248,8 +275,9 @@ def overlays(config: Config, paths: Paths) -> dict[str, np.ndarray]:
     seed, by the first selection. Keys: <dataset>/<case>/image, .../reference, .../<labelled>/<method>.
     """
     result: dict[str, np.ndarray] = {}
-    for dataset, entry in config.datasets.items():
-        data = paths.data(dataset)
+    shown = [cell for cell in cells(config) if cell.method in config.methods]
+    for dataset in config.main_datasets if config.methods else ():
+        entry, data = config.datasets[dataset], paths.data(dataset)
         for name in sorted(list_cases(data, "test"))[: config.report.overlay_cases]:
             case = load_case(data, name)
             z = int((case.label > 0).sum((1, 2)).argmax())
@@ -257,7 +285,7 @@ def overlays(config: Config, paths: Paths) -> dict[str, np.ndarray]:
             image = (case.image[z] - case.image[z].min()) / max(float(np.ptp(case.image[z])), 1e-6)
             result[f"{dataset}/{name}/image"] = resize_nearest((255 * image).astype(np.uint8), size)
             result[f"{dataset}/{name}/reference"] = resize_nearest(case.label[z], size)
-            for cell in cells(config):
+            for cell in shown:
                 file = folder_of(cell, paths) / "predictions.npz"
                 if (cell.dataset, cell.seed) != (dataset, config.seeds[0]) or not file.is_file():
                     continue

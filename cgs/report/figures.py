@@ -187,6 +187,72 @@ def draw_markers(ax: Axes, panel: pd.DataFrame, names: list[str], methods: Seque
     ax.grid(axis="y", visible=False)
 
 
+def gain_against_size(
+    classes: pd.DataFrame, methods: Sequence[str], titles: dict[str, str], name: str
+) -> list[str]:
+    """Gain over labelled-only against the size of the target, one SVG per number of labelled patients.
+
+    `classes` has labelled, method, target, size, gain of one dataset.
+    """
+    panels = []
+    for place, ratio in enumerate(ratios_of(classes)):
+        panel = classes[(classes["labelled"] == ratio) & ~classes["method"].isin(CONTROLS)]
+        panel = panel.replace([np.inf, -np.inf], np.nan).dropna(subset=["size", "gain"])
+        if panel.empty:
+            continue
+        with mpl.rc_context(STYLE):
+            figure, ax = plt.subplots(figsize=(4.6, 3.3))
+            for method in (m for m in methods if m in set(panel["method"])):
+                own = panel[panel["method"] == method]
+                ax.plot(100 * own["size"], 100 * own["gain"], ls="none", ms=6.5, **style_of(method, methods))
+            sizes = panel.drop_duplicates("target").sort_values("size")
+            for target, size in sizes[["target", "size"]].itertuples(index=False, name=None):
+                ax.axvline(100 * size, color=MUTED, lw=0.6, alpha=0.4)
+                ax.annotate(
+                    target, (100 * size, 1.02), xycoords=("data", "axes fraction"), fontsize=8, ha="center"
+                )
+            ax.axhline(0, color=MUTED, lw=1)
+            ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda v, _: f"{v:g}"))
+            ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+            ax.set(xlabel="share of the foreground (%), log scale", ylabel="gain over labelled-only (points)")
+            ax.set_title(patients(ratio), pad=18)
+            means = panel.groupby("target", sort=False)["gain"].mean()
+            each = ", ".join(f"{t} {100 * means[t]:+.1f}" for t in sizes["target"])
+            alt = f"Gain over labelled-only against target size, {patients(ratio)}. Mean over methods: {each} points."
+            panels.append(svg(figure, f"{name}-{place}", alt))
+    return panels
+
+
+def quality_curves(table: pd.DataFrame, title: str, name: str) -> str:
+    """Precision and coverage over iterations, a line for each kind of pseudo-label of each method.
+
+    `table` has line (a label), iteration, precision, coverage of one target.
+    """
+    lines = list(dict.fromkeys(table["line"]))
+    with mpl.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(7.4, 3.2), sharey=True)
+        for ax, quantity in zip(axes, ("precision", "coverage"), strict=True):
+            for place, line in enumerate(lines):
+                own = 100 * table[table["line"] == line].groupby("iteration")[quantity].mean()
+                look = {"color": PALETTE[place % len(PALETTE)], "marker": MARKERS[place % len(MARKERS)]}
+                ax.plot(own.index, own, lw=1.5, ms=4, markevery=max(1, len(own) // 6), label=line, **look)
+            ax.set(xlabel="iteration", ylabel=f"{quantity} (%)", ylim=(0, 104))
+        figure.suptitle(title, fontsize=11)
+        axes[1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
+        last = (
+            table[table["iteration"] == table["iteration"].max()]
+            .groupby("line")[["precision", "coverage"]]
+            .mean()
+        )
+        each = "; ".join(
+            f"{line} precision {100 * last.loc[line, 'precision']:.0f}, coverage {100 * last.loc[line, 'coverage']:.0f}"
+            for line in lines
+            if line in last.index
+        )
+        return svg(figure, name, f"Pseudo-labels over training, {title}. At the end, in per cent: {each}.")
+
+
 def slice_tile(image: np.ndarray) -> str:
     """A slice (S, S) uint8 as a grey PNG data URI; the overlays of a case lie over this one picture."""
     return png(np.dstack([image] * 3))

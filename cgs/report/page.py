@@ -14,13 +14,13 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cgs.config import Config
+from cgs.config import ENSEMBLE, Config
 from cgs.dataset_config import PhantomConfig
 from cgs.errors import SuiteError
 from cgs.files import read_json, write_text
 from cgs.paths import Paths
 from cgs.plan import cells
-from cgs.report import figures
+from cgs.report import experiments, figures
 from cgs.report.figures import CONTROLS
 from cgs.titles import method_titles
 
@@ -65,6 +65,10 @@ def render(config: Config, paths: Paths) -> Path:
         raise SuiteError(f"{paths.tables} holds no tables; run `python -m cgs tables` first.")
     tables = {name: read_table(paths.tables / f"{name}.csv", columns) for name, columns in COLUMNS.items()}
     missing = [name for name, table in tables.items() if table.empty]
+    tables |= {
+        name: read_table(paths.tables / f"{name}.csv", columns)
+        for name, columns in experiments.COLUMNS.items()
+    }
     if tables["runs"].empty:
         tables["runs"] = unknown_runs(config)
     provenance = optional(paths.tables / "provenance.json")
@@ -76,7 +80,8 @@ def render(config: Config, paths: Paths) -> Path:
         "titles": titles,
         "headline": headline(config, tables, titles),
         "budget": budget(config, tables["runs"]),
-        "datasets": [dataset_section(name, config, tables, paths, titles) for name in config.datasets],
+        "datasets": [dataset_section(name, config, tables, paths, titles) for name in shown_datasets(config)],
+        "experiments": experiments.sections(config, tables, titles),
         "quality": list(quality(config, tables, titles)),
         "provenance": NO_PROVENANCE | provenance,
         "config_json": json.dumps(config.model_dump(mode="json"), indent=1),
@@ -95,6 +100,11 @@ def render(config: Config, paths: Paths) -> Path:
     )
     write_text(paths.report, environment.get_template("index.html").render(page))
     return paths.report
+
+
+def shown_datasets(config: Config) -> tuple[str, ...]:
+    """The datasets with main tables; none for an experiment alone."""
+    return config.main_datasets if config.methods else ()
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -124,8 +134,8 @@ def changed_options(config: Config, titles: dict[str, str]) -> list[str]:
     """Methods of the config whose options are not the defaults: 'CGS: lambda_max 0.1'."""
     changed = []
     for method in config.methods:
-        _, options = config.method_and_options(method)
-        if options:
+        base, options = config.method_and_options(method)
+        if options and base != ENSEMBLE:
             values = ", ".join(f"{name} {value}" for name, value in options.items())
             changed.append(f"{titles[method]}: {values}")
     return changed
@@ -174,7 +184,8 @@ def cell_values(tables: dict[str, pd.DataFrame], dataset: str, ratio: str, confi
 def headline(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, str]) -> list[str]:
     """The answer in a sentence per dataset and ratio, made from the numbers."""
     sentences = []
-    for dataset, entry in config.datasets.items():
+    for dataset in shown_datasets(config):
+        entry = config.datasets[dataset]
         for ratio in map(str, entry.labelled):
             where = f"On {dataset} with {figures.patients(ratio)}"
             values = 100 * cell_values(tables, dataset, ratio, config)
@@ -512,8 +523,8 @@ def quality(
                 "sentence": f"{name}: validation Dice fell from {100 * run['best_validation_dice']:.1f} % at iteration "
                 f"{int(run['best_iteration'])} to {100 * run['last_validation_dice']:.1f} % at the end.",
             }
-    for dataset, entry in config.datasets.items():
-        for ratio in map(str, entry.labelled):
+    for dataset in shown_datasets(config):
+        for ratio in map(str, config.datasets[dataset].labelled):
             values = 100 * cell_values(tables, dataset, ratio, config)
             shown_values = values[[m for m in values.index if m in CONTROLS or m not in controls_of(config)]]
             yield from outside_controls(shown_values, f"{dataset}, {ratio} labelled", titles)

@@ -1,0 +1,238 @@
+"""The report's sections of ablations and analyses, from their tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from cgs.config import Config
+from cgs.report import figures
+
+COLUMNS = {
+    "experiments": (
+        "experiment",
+        "dataset",
+        "labelled",
+        "method",
+        "mean",
+        "std",
+        "seeds",
+        "planned",
+        "difference",
+    ),
+    "classes": ("dataset", "labelled", "method", "target", "size", "gain"),
+    "small-targets": ("dataset", "labelled", "method", "gain_small", "gain_large", "rho", "targets"),
+    "pseudo-labels": (
+        "dataset",
+        "labelled",
+        "method",
+        "iteration",
+        "kind",
+        "target",
+        "precision",
+        "coverage",
+    ),
+    "balance": (
+        "dataset",
+        "group",
+        "target",
+        "pixels",
+        "p",
+        "balanced",
+        "even",
+        "holds",
+        "other",
+        "other_holds",
+    ),
+    "cost": (
+        "dataset",
+        "method",
+        "parameters_training",
+        "parameters_inference",
+        "iteration",
+        "peak_memory_bytes",
+    ),
+}
+"""What the page reads of each table."""
+
+
+def sections(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, str]) -> list[dict[str, Any]]:
+    """One section per experiment of the config."""
+    return [
+        {
+            "name": name,
+            "title": experiment.title,
+            "row": experiment.row,
+            "claim": experiment.claim,
+            "tables": score_tables(config, name, tables["experiments"], titles),
+            "view": view(config, name, tables, titles),
+            "kind": experiment.view,
+        }
+        for name, experiment in config.experiments.items()
+    ]
+
+
+def score_tables(
+    config: Config, name: str, table: pd.DataFrame, titles: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Dice of every method of an experiment, and the difference to its first one, per dataset and ratio."""
+    found = []
+    own = table[table["experiment"] == name]
+    for (dataset, ratio), part in own.groupby(["dataset", "labelled"], sort=False):
+        rows = part.to_dict("records")
+        first = next((r["parameters_inference"] for r in rows), np.nan)
+        found.append(
+            {
+                "dataset": dataset,
+                "ratio": str(ratio),
+                "first": titles[config.experiments[name].methods[0]],
+                "rows": [score_row({str(k): v for k, v in row.items()}, titles, first) for row in rows],
+                "sizes": part["parameters_inference"].nunique() > 1,
+            }
+        )
+    return found
+
+
+def score_row(row: dict[str, Any], titles: dict[str, str], first: float) -> dict[str, Any]:
+    """A row as the page shows it."""
+
+    def points(value: float, signed: bool = False) -> str:
+        return f"{100 * value:{'+' if signed else ''}.1f}" if np.isfinite(value) else "–"
+
+    better = row.get("patients_better", np.nan)
+    return {
+        "title": titles[row["method"]],
+        "mean": points(row["mean"]),
+        "spread": points(row["std"]) if np.isfinite(row["std"]) else "",
+        "difference": points(row["difference"], signed=True),
+        "better": f"{better:.0f} of {row['patients']:.0f}" if np.isfinite(better) else "–",
+        "seeds": f"{row['seeds']} of {row['planned']}",
+        "whole": row["seeds"] >= row["planned"],
+        "size": f"{row['parameters_inference'] / first:.2f} ×"
+        if np.isfinite(row["parameters_inference"] / first)
+        else "–",
+    }
+
+
+def view(config: Config, name: str, tables: dict[str, pd.DataFrame], titles: dict[str, str]) -> Any:
+    """What an experiment shows beside its scores."""
+    kind = config.experiments[name].view
+    datasets = config.datasets_of(name)
+    if kind == "classes":
+        return [v for d in datasets if (v := classes_view(config, name, d, tables, titles)) is not None]
+    if kind == "pseudo-labels":
+        return [v for d in datasets for v in quality_views(config, name, d, tables["pseudo-labels"], titles)]
+    if kind == "balance":
+        return balance_view(tables["balance"], datasets)
+    if kind == "cost":
+        return [v for d in datasets if (v := cost_view(config, name, d, tables["cost"], titles)) is not None]
+    return None
+
+
+def classes_view(
+    config: Config, name: str, dataset: str, tables: dict[str, pd.DataFrame], titles: dict[str, str]
+) -> dict[str, Any] | None:
+    """Gain against size, and the summary of small targets."""
+    methods = config.experiments[name].methods
+    classes = tables["classes"]
+    own = classes[(classes["dataset"] == dataset) & classes["method"].isin(methods)]
+    if own.empty:
+        return None
+    small = tables["small-targets"]
+    rows = small[(small["dataset"] == dataset) & small["method"].isin(methods)].to_dict("records")
+    shown = [
+        {
+            "title": titles[r["method"]],
+            "ratio": str(r["labelled"]),
+            "small": f"{100 * r['gain_small']:+.1f}",
+            "large": f"{100 * r['gain_large']:+.1f}",
+            "rho": f"{r['rho']:+.2f}" if np.isfinite(r["rho"]) else "–",
+        }
+        for r in rows
+        if r["labelled"] != "all"
+    ]
+    drawn = figures.gain_against_size(own, methods, titles, f"size-{name}-{dataset}")
+    legend = [
+        (Markup(figures.legend_mark(m, methods)), titles[m]) for m in methods if m not in figures.CONTROLS
+    ]
+    return {
+        "dataset": dataset,
+        "figures": [Markup(d) for d in drawn],
+        "legend": legend,
+        "rows": shown,
+        "targets": int(own["target"].nunique()),
+    }
+
+
+def quality_views(
+    config: Config, name: str, dataset: str, table: pd.DataFrame, titles: dict[str, str]
+) -> list[Markup]:
+    """Precision and coverage over training, a figure per ratio: the mean over the targets, background left out."""
+    own = table[
+        (table["dataset"] == dataset)
+        & table["method"].isin(config.experiments[name].methods)
+        & (table["target"] != "background")
+    ]
+    if own.empty:
+        return []
+    own = own.assign(line=[f"{titles[m]}, {k}" for m, k in zip(own["method"], own["kind"], strict=True)])
+    return [
+        Markup(
+            figures.quality_curves(
+                own[own["labelled"] == ratio],
+                f"{dataset}, {figures.patients(ratio)}, mean over targets",
+                f"quality-{name}-{dataset}-{place}",
+            )
+        )
+        for place, ratio in enumerate(own["labelled"].unique())
+    ]
+
+
+def balance_view(table: pd.DataFrame, datasets: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Shares of the targets, before and after, per dataset and group."""
+    found = []
+    for (dataset, group), own in table[table["dataset"].isin(datasets)].groupby(
+        ["dataset", "group"], sort=False
+    ):
+        rows = [
+            {
+                "target": r["target"],
+                "pixels": f"{r['pixels']:,}",
+                "p": f"{100 * r['p']:.1f}",
+                "balanced": f"{100 * r['balanced']:.1f}",
+                "holds": bool(r["holds"]),
+                "other": f"{100 * r['other']:.1f}",
+                "other_holds": bool(r["other_holds"]),
+            }
+            for r in own.to_dict("records")
+        ]
+        found.append({"dataset": dataset, "group": group, "rows": rows, "even": f"{100 / len(rows):.1f}"})
+    return found
+
+
+def cost_view(
+    config: Config, name: str, dataset: str, table: pd.DataFrame, titles: dict[str, str]
+) -> dict[str, Any] | None:
+    """Parameters, time and memory, relative to labelled-only where it was trained."""
+    own = table[(table["dataset"] == dataset) & table["method"].isin(config.experiments[name].methods)]
+    if own.empty:
+        return None
+    rows = {str(r["method"]): r for r in own.to_dict("records")}
+    base = float(rows.get("labelled-only", {}).get("parameters_training", np.nan))
+    shown = [
+        {
+            "title": titles[m],
+            "training": f"{rows[m]['parameters_training']:,.0f}",
+            "relative": f"{100 * (rows[m]['parameters_training'] / base - 1):+.2f} %" if base > 0 else "–",
+            "inference": f"{rows[m]['parameters_inference']:,.0f}",
+            "milliseconds": f"{1000 * rows[m]['iteration']:,.0f}",
+            "memory": f"{rows[m]['peak_memory_bytes'] / 1e6:,.0f}",
+            "device": str(rows[m].get("device", "")),
+        }
+        for m in config.experiments[name].methods
+        if m in rows
+    ]
+    return {"dataset": dataset, "rows": shown}

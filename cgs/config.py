@@ -232,6 +232,7 @@ class Config(Strict):
                     raise ValueError(
                         f"{where}: no dataset {dataset!r}{did_you_mean(dataset, list(self.datasets))}"
                     )
+            for dataset in self.datasets_of(name):
                 patients = training_patients(self.datasets[dataset])
                 if patients is not None and max(experiment.labelled, default=1) > patients:
                     raise ValueError(f"{where}.labelled: {dataset} has {patients} training patients")
@@ -279,7 +280,7 @@ class Config(Strict):
             )
         else:
             known = [*tables, *self.experiments]
-            raise SuiteError(f"The config has no target {target!r}{did_you_mean(target, known)}.")
+            raise SuiteError(sentence(f"the config has no target {target!r}{did_you_mean(target, known)}"))
         datasets = {name: dataset for name, dataset in self.datasets.items() if name in kept}
         return self.model_copy(update={"datasets": datasets, "experiments": experiments, "methods": methods})
 

@@ -55,7 +55,7 @@ def planned(project: Path, *options: str) -> dict[str, int]:
         return {}
     table = text[text.rindex("Job stats:") :]
     jobs: dict[str, int] = {}
-    for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.M):
+    for name, count in re.findall(r"^([\w-]+) +(\d+)$", table, re.M):
         if name != "total":  # There is a rule train_<method> for every method.
             rule = "train" if name.startswith("train_") else name
             jobs[rule] = jobs.get(rule, 0) + int(count)
@@ -116,10 +116,58 @@ def test_the_workflow(project: Path) -> None:
 
 
 def test_the_default_is_the_paper(project: Path) -> None:
-    jobs = planned(project, "--config", "acdc=somewhere")
-    # CGS, thirteen baselines and labelled-only at two ratios, and one fully-supervised; three seeds each.
-    assert jobs["train"] == 15 * 2 * 3 + 3
-    assert jobs["prepare"] == 1
+    """All of it is planned, with or without the data; a part is what its name says."""
+    whole, part = planned(project, "--quiet", "reason"), planned(project, "table-acdc")
+    # CGS, thirteen baselines and labelled-only at each ratio, and one fully-supervised; three seeds each.
+    main = {"acdc": 15 * 2 * 3 + 3, "segthor": 15 * 2 * 3 + 3, "synapse": 15 * 3 + 3}
+    assert part["train"] == main["acdc"] and part["prepare"] == 1
+    assert whole["train"] > sum(main.values()) and whole["prepare"] == 4 and whole["ensemble"] == 3 * 2 * 3
+    chosen = planned(project, "--config", "datasets=acdc")
+    assert main["acdc"] < chosen["train"] < whole["train"] and chosen["prepare"] == 2
+
+
+def test_missing_datasets_are_said_before_anything_runs(project: Path) -> None:
+    (project / "there").mkdir()
+    done = snakemake(project, "--config", "acdc=there")
+    said = done.stdout + done.stderr
+    assert done.returncode == 1 and "Traceback" not in said
+    for name in ("segthor", "synapse"):
+        assert f"The dataset {name} is not given.\n  Get " in said and f"--config {name}=PATH" in said
+    assert "The dataset acdc is" not in said
+    assert "To go on with what is there: --config datasets=acdc,acdc-384" in said
+    done = snakemake(project, "table-acdc", "--config", "acdc=nowhere")
+    assert "The dataset acdc is not at nowhere" in done.stderr and "segthor" not in done.stderr
+    done = snakemake(project, "-n", "--config", "datasets=adcd")
+    assert "no dataset 'adcd'; there are acdc, segthor, synapse, acdc-384." in done.stderr
+    assert "lock" not in snakemake(project, "-n", "table-acdc").stderr.lower()
+
+
+def test_a_part_runs_alone(project: Path) -> None:
+    values = yaml.safe_load((project / "tiny.yaml").read_text()) | {
+        "name": "parts",
+        "methods": ["labelled-only", "fully-supervised"],
+        "ensembles": {"both": {"members": ["labelled-only", "cgs"], "rule": "average"}},
+        "experiments": {"together": {"title": "Together <b>", "methods": ["cgs", "both"], "row": "A8"}},
+    }
+    (project / "parts.yaml").write_text(yaml.safe_dump(values))
+    expected = {"prepare": 1, "train": 2, "predict": 2, "ensemble": 1, "evaluate": 3, "part_together": 1}
+    assert planned(project, "together", "--configfile", "parts.yaml") == {**expected, "together": 1}
+    done = snakemake(project, "together", "--configfile", "parts.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (project / "reports" / "parts" / "together" / "index.html").read_text()
+    assert "A8: Together &lt;b&gt;" in page and "2 of 2 trainings complete" in page
+    rest = planned(project, "--configfile", "parts.yaml")
+    assert (rest["train"], rest["evaluate"], rest.get("ensemble", 0)) == (1, 1, 0)
+    # Without one of its members an ensemble is a failed run, not a crash.
+    run = project / "results" / "parts" / "runs" / "phantom" / "1"
+    provenance = run / "cgs" / "0" / "provenance.json"
+    provenance.write_text(json.dumps(json.loads(provenance.read_text()) | {"status": "failed"}))
+    command = [sys.executable, "-m", "cgs", "ensemble", "--config", "parts.yaml", "--dataset", "phantom"]
+    command += ["--labelled", "1", "--method", "both", "--seed", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(project)}
+    subprocess.run(command, cwd=project, env=environment, check=True)
+    failure = json.loads((run / "both" / "0" / "failure.json").read_text())
+    assert failure["sentence"] == "Its member phantom/1/cgs/0 has failed."
 
 
 def test_the_demo_plans(project: Path) -> None:
@@ -148,7 +196,7 @@ def test_a_mistake_in_the_config_is_one_sentence(project: Path, old: str, new: s
 def test_missing_data_is_one_sentence(project: Path) -> None:
     done = snakemake(project, "--configfile", "config/acdc-cpu.yaml", "--config", "acdc=nowhere")
     assert done.returncode == 1
-    assert "The dataset acdc is not at nowhere; give the folder" in done.stdout + done.stderr
+    assert "The dataset acdc is not at nowhere" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 

@@ -100,7 +100,8 @@ def score_row(row: dict[str, Any], titles: dict[str, str], first: float) -> dict
     """A row as the page shows it."""
 
     def points(value: float, signed: bool = False) -> str:
-        return f"{100 * value:{'+' if signed else ''}.1f}" if np.isfinite(value) else "–"
+        rounded = round(100 * value, 1) + 0.0 if np.isfinite(value) else np.nan  # No minus zero.
+        return f"{rounded:{'+' if signed else ''}.1f}" if np.isfinite(value) else "–"
 
     better = row.get("patients_better", np.nan)
     return {
@@ -209,7 +210,9 @@ def balance_view(table: pd.DataFrame, datasets: tuple[str, ...]) -> list[dict[st
             }
             for r in own.to_dict("records")
         ]
-        found.append({"dataset": dataset, "group": group, "rows": rows, "even": f"{100 / len(rows):.1f}"})
+        patients = str(group).removeprefix("labelled ")
+        where = "all training patients" if group == "train" else figures.patients(patients)
+        found.append({"dataset": dataset, "where": where, "rows": rows, "even": f"{100 / len(rows):.1f}"})
     return found
 
 

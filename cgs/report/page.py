@@ -149,6 +149,7 @@ def controls_of(config: Config) -> frozenset[str]:
 def budget(config: Config, runs: pd.DataFrame) -> dict[str, Any]:
     """How much was trained, on what; `small` where it is below the paper's."""
     training = config.training
+    runs = runs[~runs["method"].isin(config.ensembles)]  # Nothing was trained for those.
     sizes = sorted({d.size for d in config.datasets.values()})
     small = training.iterations < FULL_ITERATIONS or min(sizes) < FULL_SIZE or config.network.width < 16
     return {

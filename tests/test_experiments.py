@@ -1,0 +1,341 @@
+"""Experiments, ensembles, pseudo-label quality and the balance theorem, on numbers worked out by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import small_config
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cgs.analysis.experiments import (
+    balance_table,
+    classes_table,
+    experiments_table,
+    pseudo_labels_table,
+    small_targets_table,
+)
+from cgs.balance import holds, inside_specialists, proportions, with_specialists
+from cgs.config import parse_config
+from cgs.engine.method import NOT_LABELLED, Method, Task, build, load_method, method_of
+from cgs.engine.pseudo_labels import Quality, undisturbed
+from cgs.errors import SuiteError
+from cgs.evaluation.ensemble import combine
+from cgs.networks.specialists import CollaborativeNet
+from cgs.networks.transunet import TransUNet
+from cgs.plan import Cell, cells, members, trainings
+from cgs.presets import paper, presets
+from cgs.workplan import work_plan
+
+# --- L3: the balance theorem -----------------------------------------------------------------------------
+
+counts = st.lists(st.integers(0, 10**9), min_size=1, max_size=8).filter(any)
+
+
+@given(counts)
+def test_the_theorem_holds_for_any_counts(pixels: list[int]) -> None:
+    p = proportions(np.array(pixels))
+    balanced = with_specialists(p)
+    assert balanced.sum() == pytest.approx(1) and holds(p, balanced).all()
+    even = 1 / len(p)
+    assert balanced - even == pytest.approx((p - even) / (len(p) + 1))
+    assert inside_specialists(p).sum() == pytest.approx(1)
+
+
+def test_the_other_definition_has_a_counterexample() -> None:
+    p = np.array([1 / 3, 0.6, 1 / 15])
+    other = inside_specialists(p)
+    assert other[0] == pytest.approx(0.365, abs=5e-4)
+    assert holds(p, other).tolist() == [False, True, True]
+    with pytest.raises(ValueError, match="must be positive"):
+        proportions(np.zeros(3))
+
+
+def test_balance_table() -> None:
+    rows = [
+        {"group": g, "target": t, "pixels": n}
+        for g in ("labelled 3", "test")
+        for t, n in (("a", 30), ("b", 10))
+    ]
+    table = balance_table({"d": pd.DataFrame(rows)})
+    assert table["group"].unique().tolist() == ["labelled 3"]
+    assert table["p"].tolist() == [0.75, 0.25] and table["balanced"].tolist() == pytest.approx(
+        [1.75 / 3, 1.25 / 3]
+    )
+    assert table["holds"].all()
+
+
+# --- A8: ensembles ---------------------------------------------------------------------------------------
+
+
+def pixels(*members_: list[float]) -> torch.Tensor:
+    """Softmax maps (M, 1, C, 1, 1) of one pixel."""
+    return torch.tensor(members_).view(len(members_), 1, -1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("maps", "average", "confident", "vote"),
+    [
+        ([[0.4, 0.5, 0.1], [0.45, 0.5, 0.05], [0.9, 0.05, 0.05]], 0, 0, 1),
+        ([[0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.2, 0.35, 0.45]], 1, 1, 2),
+        ([[0.6, 0.4, 0.0], [0.3, 0.7, 0.0]], 1, 1, 1),  # A tie of votes: the higher mean decides.
+    ],
+)
+def test_rules_of_ensembles(maps: list[list[float]], average: int, confident: int, vote: int) -> None:
+    found = {rule: int(combine(pixels(*maps), rule)) for rule in ("average", "confident", "vote")}
+    assert found == {"average": average, "confident": confident, "vote": vote}
+
+
+def test_an_ensemble_of_one_model_twice_is_that_model() -> None:
+    maps = torch.rand(3, 4, 6, 6, generator=torch.Generator().manual_seed(0)).softmax(1)
+    for rule in ("average", "confident", "vote"):
+        assert torch.equal(combine(torch.stack([maps, maps]), rule), maps.argmax(1))
+
+
+# --- L2: pseudo-labels -----------------------------------------------------------------------------------
+
+
+class Says(Method):
+    """A method that would teach fixed labels, and disturbs what it can."""
+
+    title, reference = "Says", "test"
+
+    def __init__(self, labels: torch.Tensor) -> None:
+        super().__init__(Task(3, 4))
+        self.labels = labels
+        self.nets = {"student": torch.nn.BatchNorm2d(1)}
+
+    def taught_labels(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.nets["student"](images)
+        torch.rand(3)
+        return {"it": self.labels}
+
+
+def test_quality_counts_pixels_by_hand() -> None:
+    truth = torch.tensor([[[0, 1], [1, 2]]], dtype=torch.uint8)
+    said = torch.tensor([[[1, 1], [NOT_LABELLED, 2]]])
+    method = Says(said)
+    net = method.nets["student"]
+    before, state = net.running_mean.clone(), torch.get_rng_state()  # type: ignore[union-attr,operator]
+    quality = Quality(torch.rand(1, 1, 2, 2), truth, ("a", "b"), torch.device("cpu"))
+    torch.set_rng_state(state)
+    found = quality(method)
+    # Labelled so, rightly, truly of it, labelled among those.
+    assert found == {"it": {"background": [0, 0, 1, 1], "a": [2, 1, 2, 1], "b": [1, 1, 1, 1]}}
+    assert torch.equal(before, net.running_mean) and torch.equal(state, torch.get_rng_state())  # type: ignore[arg-type]
+    cell = Cell("d", "3", "m", 0)
+    table = pseudo_labels_table(
+        {cell: [{"iteration": 5, "pseudo_labels": found}, {"iteration": 6, "loss": 1.0}]}
+    )
+    row = table[table["target"] == "a"].iloc[0]
+    assert (row["precision"], row["coverage"]) == (0.5, 0.5) and len(table) == 3
+    assert np.isnan(table[table["target"] == "background"]["precision"].iloc[0])
+
+
+@pytest.mark.parametrize("method", ["cgs", "fixmatch", "cps", "unimatch", "mean-teacher", "bcp"])
+def test_watching_changes_no_bit(run_cell: Callable[..., Path], method: str) -> None:
+    off = run_cell(method, "off", training={"pseudo_label_slices": 0})
+    on = run_cell(method, "on", training={"pseudo_label_slices": 5})
+    for name in ("weights.safetensors", "weights-last.safetensors"):
+        assert (off / name).read_bytes() == (on / name).read_bytes()
+    logs = [[json.loads(line) for line in (p / "log.jsonl").read_text().splitlines()] for p in (off, on)]
+    found = [entry["pseudo_labels"] for entry in logs[1] if "pseudo_labels" in entry]
+    assert found and not any("pseudo_labels" in entry for entry in logs[0])
+    for kinds in found:
+        for classes in kinds.values():
+            assert list(classes) == ["background", "large", "medium", "small", "tiny"]
+            assert sum(true for _, _, true, _ in classes.values()) == 5 * 32 * 32
+            for said, right, true, labelled in classes.values():
+                assert right <= min(said, true) and labelled <= true
+
+
+def test_undisturbed_puts_back_after_an_error() -> None:
+    method = Says(torch.zeros(1))
+    net = method.nets["student"]
+    before = net.running_mean.clone()  # type: ignore[union-attr,operator]
+    with pytest.raises(RuntimeError), undisturbed(method, torch.device("cpu")):
+        net(torch.rand(2, 1, 3, 3))
+        raise RuntimeError
+    assert torch.equal(before, net.running_mean)  # type: ignore[arg-type]
+
+
+# --- L1 and the ablations --------------------------------------------------------------------------------
+
+
+def made_scores(values: dict[tuple[str, int, str, str], float]) -> pd.DataFrame:
+    """Scores by (method, seed, patient, target), one case a patient."""
+    rows = [
+        {
+            "dataset": "phantom",
+            "labelled": "1",
+            "method": m,
+            "seed": s,
+            "selection": "best",
+            "case": p,
+            "patient": p,
+        }
+        | {"target": t, "convention": "field", "metric": "dice", "value": v}
+        for (m, s, p, t), v in values.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_differences_are_paired_over_patients_and_common_seeds() -> None:
+    config = small_config(
+        methods=["cgs"],
+        seeds=[0, 1],
+        datasets={"phantom": {"kind": "phantom", "labelled": [1]}},
+        experiments={"x": {"title": "X", "methods": ["cgs", "cps"]}},
+    )
+    values = {(m, s, p, "a"): v for m, s, p, v in [
+        ("cgs", 0, "p", 0.8), ("cgs", 0, "q", 0.4), ("cgs", 1, "p", 0.6), ("cgs", 1, "q", 0.5),
+        ("cps", 0, "p", 0.7), ("cps", 0, "q", 0.5),
+    ]}  # fmt: skip
+    scores = made_scores(values)
+    main = pd.DataFrame(
+        [
+            {"dataset": "phantom", "labelled": "1", "method": m, "selection": "best", "convention": "field"}
+            | {"metric": "dice", "mean": v, "std": np.nan, "seeds": n}
+            for m, v, n in (("cgs", 0.575, 2), ("cps", 0.6, 1))
+        ]
+    )
+    runs = pd.DataFrame([{**vars(c), "parameters_inference": 10.0} for c in cells(config)])
+    table = experiments_table(config, main, scores, runs)
+    assert table["method"].tolist() == ["cgs", "cps"] and table["planned"].tolist() == [2, 2]
+    second = table.iloc[1]
+    assert second["difference"] == pytest.approx((0.7 - 0.8 + 0.5 - 0.4) / 2)
+    assert second["patients_better"] == 1 and second["patients"] == 2
+    assert np.isnan(table["difference"].iloc[0])
+
+
+def test_gain_against_size() -> None:
+    config = small_config(methods=["cgs", "labelled-only"])
+    dice = {("labelled-only", "a"): 0.5, ("labelled-only", "b"): 0.2, ("cgs", "a"): 0.6, ("cgs", "b"): 0.5}
+    targets = pd.DataFrame(
+        [
+            {"dataset": "phantom", "labelled": "1", "method": m, "selection": "best", "convention": "field"}
+            | {"metric": "dice", "target": t, "mean": v, "seeds": 1}
+            for (m, t), v in dice.items()
+        ]
+    )
+    balance = pd.DataFrame(
+        [{"group": "train", "target": t, "share_of_foreground": s} for t, s in (("a", 0.9), ("b", 0.1))]
+    )
+    table = classes_table(config, targets, {"phantom": balance}).set_index(["method", "target"])
+    assert table.loc[("cgs", "b"), "gain"] == pytest.approx(0.3)
+    assert table.loc[("cgs", "a"), "gain"] == pytest.approx(0.1)
+    small = small_targets_table(table.reset_index())
+    assert small["method"].tolist() == ["cgs"]
+    assert small["gain_small"].iloc[0] == pytest.approx(0.3) and small["gain_large"].iloc[0] == pytest.approx(
+        0.1
+    )
+
+
+# --- The config ------------------------------------------------------------------------------------------
+
+
+def test_cells_of_experiments_and_ensembles_are_there_once() -> None:
+    config = small_config(
+        methods=["cgs", "labelled-only"],
+        ensembles={"both": {"members": ["cgs", "cps"], "rule": "vote"}},
+        experiments={
+            "one": {"title": "One", "methods": ["cgs", "both"], "labelled": [1]},
+            "two": {"title": "Two", "methods": ["cgs", "fully-supervised"], "seeds": [0, 7]},
+        },
+    )
+    found = [str(c).removeprefix("phantom/") for c in cells(config)]
+    assert len(found) == len(set(found))
+    assert found.index("1/cps/0") < found.index("1/both/0")
+    assert "1/cgs/7" in found and "all/fully-supervised/7" in found and "2/cps/0" not in found
+    assert [str(c) for c in trainings(config)] == [str(c) for c in cells(config) if c.method != "both"]
+    assert [str(m) for m in members(config, Cell("phantom", "1", "both", 0))] == [
+        "phantom/1/cgs/0",
+        "phantom/1/cps/0",
+    ]
+    part = config.only("one")
+    assert [str(c).removeprefix("phantom/") for c in cells(part)] == ["1/cgs/0", "1/cps/0", "1/both/0"]
+    assert set(work_plan(config.model_dump(mode="json"))["targets"]) == {"table-phantom", "one", "two"}
+    with pytest.raises(SuiteError, match="no target 'on'; did you mean 'one'"):
+        config.only("on")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"methods": [], "experiments": {}}, "name at least one method"),
+        ({"experiments": {"table-x": {"title": "X"}}}, "those of the main tables"),
+        ({"experiments": {"x": {"title": "X", "datasets": ["phanton"]}}}, "did you mean 'phantom'"),
+        ({"experiments": {"x": {"title": "X", "methods": ["csg"]}}}, "did you mean 'c"),
+        ({"experiments": {"x": {"title": "X", "labelled": [9]}}}, "phantom has 6 training patients"),
+        ({"ensembles": {"cgs": {"members": ["cps", "dhc"], "rule": "vote"}}}, "has the name of a method"),
+        ({"ensembles": {"x": {"members": ["cps"], "rule": "vote"}}}, "at least 2 items"),
+        ({"ensembles": {"x": {"members": ["cps", "x"], "rule": "vote"}}}, "is an ensemble itself"),
+        ({"variants": {"v": {"extends": "x"}}, "ensembles": {"x": {"members": ["cps", "dhc"], "rule": "vote"}}},
+         "extends x, which is an ensemble"),
+    ],
+)  # fmt: skip
+def test_configs_that_make_no_sense(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SuiteError, match=sentence):
+        small_config(**changes)
+
+
+def test_a_dataset_shares_the_files_of_another() -> None:
+    values = {
+        "name": "x",
+        "methods": ["cgs"],
+        "datasets": {"acdc": {"kind": "acdc"}, "big": {"kind": "acdc", "size": 384, "files_of": "acdc"}},
+        "acdc": "some/where",
+    }
+    assert parse_config(values).datasets["big"].path == Path("some/where")  # type: ignore[union-attr]
+    values["datasets"]["big"]["files_of"] = "big"  # type: ignore[index]
+    with pytest.raises(SuiteError, match=r"datasets\.big\.files_of: 'big' is no other entry"):
+        parse_config(values)
+
+
+def test_the_paper_has_every_row() -> None:
+    config = paper()
+    rows = {experiment.row for experiment in config.experiments.values()}
+    assert rows >= {*(f"A{n}" for n in range(1, 10)), "L1", "L2", "L3"}
+    assert config.main_datasets == ("acdc", "segthor", "synapse")
+    assert {c.dataset for c in cells(config)} == {"acdc", "segthor", "synapse", "acdc-384"}
+    assert set(config.every_method) >= {*config.ensembles, "cgs-transunet", "cgs-no-ihed", "cgs-tau-50"}
+    for name, (_, preset) in presets().items():
+        assert len(cells(preset)) == len(set(cells(preset))), name
+
+
+# --- A5: another network ---------------------------------------------------------------------------------
+
+
+def test_a_variant_may_have_a_network_of_its_own() -> None:
+    variants = {
+        "big": {"extends": "cgs", "network": {"kind": "transunet"}},
+        "bigger": {"extends": "big", "tau": 0.5},
+        "bcp-big": {"extends": "bcp", "network": {"kind": "transunet"}},
+    }
+    config = small_config(methods=["cgs"], variants=variants)
+    assert config.network_of("bigger").kind == "transunet" and config.network_of("cgs").kind == "unet"
+    method = method_of(config, "bigger", classes=4, size=32)
+    nets = method.networks(method.task)
+    net = nets["student"]
+    assert isinstance(net, CollaborativeNet) and isinstance(net.generalist, TransUNet)
+    general, special = net(torch.rand(2, 1, 32, 32))
+    assert general.shape == (2, 4, 32, 32) and special.shape == (2, 3, 3, 32, 32)
+    with pytest.raises(SuiteError, match="bcp-big: BCP is made for the U-Net"):
+        method_of(config, "bcp-big", classes=4, size=32)
+    with pytest.raises(SuiteError, match="BCP is made for the U-Net"):
+        work_plan({**config.model_dump(mode="json"), "methods": ["bcp-big"]})
+
+
+def test_every_method_says_which_networks_it_has() -> None:
+    for name in ("cgs", "labelled-only", "fully-supervised", "fixmatch"):
+        kind = load_method(name)
+        method = kind(Task(4, 32, network="transunet"))
+        build(method, lambda axis: None, torch.device("cpu"))
+        assert method.predict(torch.rand(2, 1, 32, 32)).shape == (2, 4, 32, 32)

@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     for name, run, help_ in (
         ("train", train, "Train one method with one seed; resumes where an earlier attempt stopped."),
         ("predict", predict, "Predict the test cases of a trained run."),
+        ("prompt", prompt, "Predict the test cases by a promptable model of yours."),
         ("ensemble", ensemble, "Predict the test cases by an ensemble of trained runs."),
         ("evaluate", evaluate, "Score the predictions of a run."),
     ):
@@ -148,15 +149,14 @@ def cell_of(options: argparse.Namespace) -> tuple[Config, Cell, Paths]:
     config = config_of(options)
     cell = Cell(options.dataset, options.labelled, options.method, options.seed)
     dataset = dataset_of(config, cell.dataset)
-    names = available_methods() if options.command in ("train", "predict") else list(config.ensembles)
+    kinds = {"ensemble": [*config.ensembles], "prompt": [*config.promptable]}
+    names = kinds.get(options.command, [*available_methods(), *config.variants])
     if options.command == "evaluate":
-        names = [*names, *available_methods()]
-    if options.command != "ensemble":
-        names = [*names, *config.variants]
+        names = [*names, *config.ensembles, *config.promptable]
     if cell.method not in names:
         known = sorted(names)
         raise SuiteError(sentence(f"method {cell.method!r} does not exist{did_you_mean(cell.method, known)}"))
-    if cell.labelled != ALL:
+    if cell.labelled != ALL and cell.method not in config.promptable:
         from cgs.dataset_config import training_patients
 
         patients = training_patients(dataset)
@@ -202,6 +202,12 @@ def ensemble(options: argparse.Namespace) -> None:
     from cgs.evaluation.ensemble import ensemble as run
 
     run(*cell_of(options))
+
+
+def prompt(options: argparse.Namespace) -> None:
+    from cgs.evaluation.promptable import prompt_test_cases
+
+    prompt_test_cases(*cell_of(options))
 
 
 def evaluate(options: argparse.Namespace) -> None:

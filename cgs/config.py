@@ -19,7 +19,9 @@ from cgs.discovery import available_methods
 from cgs.errors import SuiteError, did_you_mean, sentence
 
 ENSEMBLE = "ensemble"
-"""What stands for an ensemble where a method is asked for."""
+PROMPTABLE = "promptable"
+"""What stand for an ensemble and for a promptable model where a method is asked for."""
+UNTRAINED = (ENSEMBLE, PROMPTABLE)
 
 
 class NetworkConfig(Strict):
@@ -123,6 +125,19 @@ class Ensemble(Strict):
     )
 
 
+class Promptable(Strict):
+    """A zero-shot model that is prompted slice by slice (SAM and its kin); code and weights are the user's."""
+
+    code: str = Field(
+        pattern=r".+\.py:\w+$", description="Python file and function that loads the model, as sam.py:load."
+    )
+    weights: Path = Field(description="File of the weights.")
+    prompt: Literal["box", "point"] = Field(
+        "box", description="Prompt for every target of a slice, from the reference label."
+    )
+    margin: int = Field(5, ge=0, description="Pixels by which a box is wider than the target, on each side.")
+
+
 class Experiment(Strict):
     """An ablation or analysis: trainings of its own beside the main tables, and a part of the report."""
 
@@ -162,6 +177,9 @@ class Config(Strict):
     )
     ensembles: dict[Annotated[str, Field(pattern=NAME)], Ensemble] = Field(
         default_factory=dict, description="Ensembles of trained methods, by name."
+    )
+    promptable: dict[Annotated[str, Field(pattern=NAME)], Promptable] = Field(
+        default_factory=dict, description="Zero-shot models whose weights you supply, by name."
     )
     experiments: dict[Annotated[str, Field(pattern=NAME)], Experiment] = Field(
         default_factory=dict, description="Ablations and analyses beside the main tables, by name."
@@ -213,12 +231,15 @@ class Config(Strict):
         return self
 
     def _check_ensembles(self) -> None:
+        taken = {*available_methods(), *self.variants, ENSEMBLE, PROMPTABLE}
+        for name in (*self.ensembles, *self.promptable):
+            if name in taken or (name in self.ensembles and name in self.promptable):
+                kind = "ensembles" if name in self.ensembles else "promptable"
+                raise ValueError(f"{kind}.{name}: has the name of a method; choose another name")
         for name, ensemble in self.ensembles.items():
-            if name in (*available_methods(), *self.variants, ENSEMBLE):
-                raise ValueError(f"ensembles.{name}: has the name of a method; choose another name")
             for member in ensemble.members:
-                if self._base_of(member)[0] == ENSEMBLE:
-                    raise ValueError(f"ensembles.{name}: {member} is an ensemble itself; name its members")
+                if self._base_of(member)[0] in UNTRAINED:
+                    raise ValueError(f"ensembles.{name}: {member} is not trained; name methods or variants")
 
     def _check_experiments(self) -> None:
         for name, experiment in self.experiments.items():
@@ -296,22 +317,25 @@ class Config(Strict):
             if variant.extends == current:
                 break
             current = variant.extends
-        if current in self.ensembles:
+        if current in self.ensembles or current in self.promptable:
             if seen:
-                raise ValueError(f"variants.{seen[-1]}: extends {current}, which is an ensemble")
+                raise ValueError(f"variants.{seen[-1]}: extends {current}, which is not trained")
+        if current in self.promptable:
+            return PROMPTABLE, {"prompt": self.promptable[current].prompt}
+        if current in self.ensembles:
             ensemble = self.ensembles[current]
             return ENSEMBLE, {"members": list(ensemble.members), "rule": ensemble.rule}
         if current not in available_methods():
             if current in seen:
                 raise ValueError(f"variants: {' -> '.join([*seen, current])} never reaches a method")
-            known = sorted({*available_methods(), *self.variants, *self.ensembles})
+            known = sorted({*available_methods(), *self.variants, *self.ensembles, *self.promptable})
             raise ValueError(f"method {current!r} does not exist{did_you_mean(current, known)}")
         return current, options
 
     def method_and_options(self, name: str) -> tuple[str, dict[str, Any]]:
         """The method that `name` stands for and the options that differ from its defaults.
 
-        An ensemble stands for ENSEMBLE, with its members and rule.
+        An ensemble stands for ENSEMBLE, with its members and rule, a promptable model for PROMPTABLE.
         """
         return self._base_of(name)
 

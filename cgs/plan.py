@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cgs.config import ENSEMBLE, Config
+from cgs.config import PROMPTABLE, UNTRAINED, Config
 
 ALL = "all"
 """Value of `labelled` for trainings that see every training label."""
+
+NONE = "0"
+"""Value of `labelled` for what is not trained at all."""
 
 FULLY_LABELLED = frozenset({"fully-supervised"})
 """Methods that are trained once per dataset and seed, with every label: the upper bound."""
@@ -30,7 +33,7 @@ class Cell:
 def labelled_values(config: Config, method: str, numbers: Sequence[int]) -> list[str]:
     """The label ratios at which `method` is trained, of the `numbers` of labelled patients."""
     base, _ = config.method_and_options(method)
-    return [ALL] if base in FULLY_LABELLED else [str(n) for n in numbers]
+    return [ALL] if base in FULLY_LABELLED else [NONE] if base == PROMPTABLE else [str(n) for n in numbers]
 
 
 def cells(config: Config) -> list[Cell]:
@@ -60,13 +63,13 @@ def block(
         members = config.ensembles[method].members if method in config.ensembles else ()
         for name in (*members, method):
             for labelled in labelled_values(config, name, numbers):
-                for seed in seeds:
+                for seed in seeds[:1] if labelled == NONE else seeds:  # Without training, nothing to repeat.
                     yield Cell(dataset, labelled, name, seed)
 
 
 def trainings(config: Config) -> list[Cell]:
-    """The cells that are trained: all but the ensembles."""
-    return [cell for cell in cells(config) if config.method_and_options(cell.method)[0] != ENSEMBLE]
+    """The cells that are trained: all but ensembles and promptable models."""
+    return [cell for cell in cells(config) if config.method_and_options(cell.method)[0] not in UNTRAINED]
 
 
 def members(config: Config, cell: Cell) -> list[Cell]:

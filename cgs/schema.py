@@ -21,6 +21,7 @@ from cgs.config import (
     EvaluationConfig,
     Experiment,
     NetworkConfig,
+    Promptable,
     ReportConfig,
     TrainingConfig,
 )
@@ -33,6 +34,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "": Config,
     **{f"datasets.NAME ({kind})": model for kind, model in KINDS.items()},
     "ensembles.NAME": Ensemble,
+    "promptable.NAME": Promptable,
     "experiments.NAME": Experiment,
     "network": NetworkConfig,
     "training": TrainingConfig,

@@ -47,11 +47,13 @@ def work_plan(values: dict[str, Any]) -> dict[str, Any]:
         "missing": missing_datasets(config),
         "runs": run_plans(config, dump),
         "ensembles": ensemble_plans(config),
+        "promptable": promptable_plans(config),
         "targets": target_plans(config),
         "priorities": priorities(config),
         "digests": {
             "predict": source_digest("cgs.evaluation.predict"),
             "ensemble": source_digest("cgs.evaluation.ensemble"),
+            "prompt": source_digest("cgs.evaluation.promptable"),
             "evaluate": source_digest("cgs.evaluation.score"),
             "tables": source_digest("cgs.analysis.tables"),
             "report": source_digest("cgs.report.page") + templates_digest(),
@@ -120,6 +122,12 @@ def ensemble_plans(config: Config) -> list[dict[str, Any]]:
         }
         for cell in found
     ]
+
+
+def promptable_plans(config: Config) -> list[dict[str, Any]]:
+    """One entry per promptable model's cell, with its options."""
+    found = [c for c in cells(config) if c.method in config.promptable]
+    return [{**vars(c), **config.promptable[c.method].model_dump(mode="json")} for c in found]
 
 
 def target_plans(config: Config) -> dict[str, dict[str, Any]]:

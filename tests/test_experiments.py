@@ -24,12 +24,17 @@ from cgs.analysis.experiments import (
 )
 from cgs.balance import holds, inside_specialists, proportions, with_specialists
 from cgs.config import parse_config
+from cgs.data.store import list_cases, load_case
 from cgs.engine.method import NOT_LABELLED, Method, Task, build, load_method, method_of
 from cgs.engine.pseudo_labels import Quality, undisturbed
 from cgs.errors import SuiteError
 from cgs.evaluation.ensemble import combine
+from cgs.evaluation.promptable import box_of, point_of, prompt_test_cases
+from cgs.evaluation.score import score_run
+from cgs.files import read_json
 from cgs.networks.specialists import CollaborativeNet
 from cgs.networks.transunet import TransUNet
+from cgs.paths import Paths
 from cgs.plan import Cell, cells, members, trainings
 from cgs.presets import paper, presets
 from cgs.workplan import work_plan
@@ -276,9 +281,9 @@ def test_cells_of_experiments_and_ensembles_are_there_once() -> None:
         ({"experiments": {"x": {"title": "X", "labelled": [9]}}}, "phantom has 6 training patients"),
         ({"ensembles": {"cgs": {"members": ["cps", "dhc"], "rule": "vote"}}}, "has the name of a method"),
         ({"ensembles": {"x": {"members": ["cps"], "rule": "vote"}}}, "at least 2 items"),
-        ({"ensembles": {"x": {"members": ["cps", "x"], "rule": "vote"}}}, "is an ensemble itself"),
+        ({"ensembles": {"x": {"members": ["cps", "x"], "rule": "vote"}}}, "x is not trained"),
         ({"variants": {"v": {"extends": "x"}}, "ensembles": {"x": {"members": ["cps", "dhc"], "rule": "vote"}}},
-         "extends x, which is an ensemble"),
+         "extends x, which is not trained"),
     ],
 )  # fmt: skip
 def test_configs_that_make_no_sense(changes: dict[str, Any], sentence: str) -> None:
@@ -302,7 +307,7 @@ def test_a_dataset_shares_the_files_of_another() -> None:
 def test_the_paper_has_every_row() -> None:
     config = paper()
     rows = {experiment.row for experiment in config.experiments.values()}
-    assert rows >= {*(f"A{n}" for n in range(1, 10)), "L1", "L2", "L3"}
+    assert rows >= {*(f"A{n}" for n in range(1, 10)), "L1", "L2", "L3", "X1"}
     assert config.main_datasets == ("acdc", "segthor", "synapse")
     assert {c.dataset for c in cells(config)} == {"acdc", "segthor", "synapse", "acdc-384"}
     assert set(config.every_method) >= {*config.ensembles, "cgs-transunet", "cgs-no-ihed", "cgs-tau-50"}
@@ -339,3 +344,102 @@ def test_every_method_says_which_networks_it_has() -> None:
         method = kind(Task(4, 32, network="transunet"))
         build(method, lambda axis: None, torch.device("cpu"))
         assert method.predict(torch.rand(2, 1, 32, 32)).shape == (2, 4, 32, 32)
+
+
+# --- X1: promptable models -------------------------------------------------------------------------------
+
+STAND_IN = """
+import numpy as np
+
+class Model:
+    def __init__(self, weights, device):
+        self.margin = int(weights.read_text())
+
+    def segment(self, image, box, point):
+        mask = np.zeros(image.shape, dtype=bool)
+        if box is not None:
+            x0, y0, x1, y1 = box
+            m = self.margin
+            mask[y0 + m : y1 + 1 - m, x0 + m : x1 + 1 - m] = True
+        else:
+            mask[point[1], point[0]] = True
+        return mask if self.margin < 100 else mask.astype(float)
+
+load = Model
+"""
+
+
+def test_prompts_come_from_the_reference() -> None:
+    mask = np.zeros((8, 9), dtype=bool)
+    mask[2:5, 3:7] = True
+    assert box_of(mask, 0) == (3, 2, 6, 4) and box_of(mask, 5) == (0, 0, 8, 7)
+    x, y = point_of(mask)
+    assert mask[y, x] and y == 3 and x in (4, 5)
+    whole = np.ones((3, 3), dtype=bool)
+    assert point_of(whole) == (1, 1)
+
+
+@pytest.mark.parametrize("prompt", ["box", "point"])
+def test_a_promptable_model_is_a_row(phantom: Path, tmp_path: Path, prompt: str) -> None:
+    (tmp_path / "sam.py").write_text(STAND_IN)
+    (tmp_path / "weights").write_text("3")
+    entry = {
+        "code": f"{tmp_path}/sam.py:load",
+        "weights": str(tmp_path / "weights"),
+        "prompt": prompt,
+        "margin": 3,
+    }
+    config = small_config(
+        methods=["labelled-only"],
+        seeds=[4, 5],
+        promptable={"sam": entry},
+        experiments={"large": {"title": "Large", "methods": ["cgs", "sam"]}},
+    )
+    cell = Cell("phantom", "0", "sam", 4)
+    assert [c for c in cells(config) if c.method == "sam"] == [cell] and cell not in trainings(config)
+    paths = Paths("small", results=tmp_path / "results")
+    paths.data("phantom").parent.mkdir(parents=True)
+    paths.data("phantom").symlink_to(phantom)
+    prompt_test_cases(config, cell, paths)
+    folder = paths.run("phantom", "0", "sam", 4)
+    (case,) = list_cases(phantom, "test")
+    label = load_case(phantom, case).label
+    with np.load(folder / "predictions.npz") as file:
+        found = file[f"best/{case}"]
+    assert found.shape == label.shape and found.dtype == np.uint8
+    for z in range(len(label)):
+        wanted = set(np.unique(label[z])) if prompt == "point" else set(np.unique(found[z])) | {0}
+        assert set(np.unique(found[z])) <= wanted
+        own = label[z] == 1
+        if prompt == "box" and own.any():
+            x0, y0, x1, y1 = box_of(own, 0)
+            assert found[z][y0 : y1 + 1, x0 : x1 + 1].all(), "the box of the large target is full of targets"
+    score_run(phantom, folder, config.evaluation, cell)
+    scores = pd.read_csv(folder / "scores.csv")
+    assert set(scores["labelled"]) == {0} and scores["value"].notna().any()
+    assert read_json(folder / "provenance.json")["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("code", "weights", "sentence"),
+    [
+        ("sam.py:load", "missing", "missing does not exist; give the file of the model's weights"),
+        ("none.py:load", "weights", "none.py does not exist"),
+        ("sam.py:lode", "weights", "has no function lode"),
+        ("sam.py:load", "bad", "it must be bool"),
+    ],
+)
+def test_a_promptable_model_that_is_not_as_agreed(
+    phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, weights: str, sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sam.py").write_text(STAND_IN)
+    Path("weights").write_text("3")
+    Path("bad").write_text("100")
+    config = small_config(promptable={"sam": {"code": code, "weights": weights}})
+    paths = Paths("small")
+    paths.data("phantom").parent.mkdir(parents=True)
+    paths.data("phantom").symlink_to(phantom)
+    with pytest.raises(SuiteError, match=sentence):
+        prompt_test_cases(config, Cell("phantom", "0", "sam", 0), paths)
+    assert not paths.run("phantom", "0", "sam", 0).exists()

@@ -11,7 +11,7 @@ from scipy import stats
 
 from cgs.balance import holds, inside_specialists, proportions, with_specialists
 from cgs.config import Config
-from cgs.plan import ALL, FULLY_LABELLED, Cell
+from cgs.plan import Cell, labelled_values
 
 RATIO = ["dataset", "labelled"]
 CELL = [*RATIO, "method"]
@@ -105,7 +105,7 @@ def experiment_rows(
 
 def ratio_of(config: Config, method: str, labelled: str) -> str:
     """The value of `labelled` under which a method's results stand."""
-    return ALL if config.method_and_options(method)[0] in FULLY_LABELLED else labelled
+    return labelled_values(config, method, [int(labelled)])[0]
 
 
 def patient_means(scores: pd.DataFrame) -> pd.Series:

@@ -14,7 +14,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cgs.config import ENSEMBLE, Config
+from cgs.config import UNTRAINED, Config
 from cgs.dataset_config import PhantomConfig
 from cgs.errors import SuiteError
 from cgs.files import read_json, write_text
@@ -135,7 +135,7 @@ def changed_options(config: Config, titles: dict[str, str]) -> list[str]:
     changed = []
     for method in config.methods:
         base, options = config.method_and_options(method)
-        if options and base != ENSEMBLE:
+        if options and base not in UNTRAINED:
             values = ", ".join(f"{name} {value}" for name, value in options.items())
             changed.append(f"{titles[method]}: {values}")
     return changed
@@ -149,7 +149,9 @@ def controls_of(config: Config) -> frozenset[str]:
 def budget(config: Config, runs: pd.DataFrame) -> dict[str, Any]:
     """How much was trained, on what; `small` where it is below the paper's."""
     training = config.training
-    runs = runs[~runs["method"].isin(config.ensembles)]  # Nothing was trained for those.
+    runs = runs[
+        ~runs["method"].isin({*config.ensembles, *config.promptable})
+    ]  # Nothing was trained for those.
     sizes = sorted({d.size for d in config.datasets.values()})
     small = training.iterations < FULL_ITERATIONS or min(sizes) < FULL_SIZE or config.network.width < 16
     return {

@@ -58,6 +58,35 @@ rule ensemble:
         "python -m cgs ensemble --config {params.config} {params.cell} 2> {log}"
 
 
+rule prompt:
+    input:
+        at("data/{dataset}/source.json"),
+    output:
+        at_run("provenance.json"),
+        at_run("predictions.npz"),
+    log:
+        at("logs/prompt/{dataset}/{labelled}/{method}/{seed}.txt"),
+    benchmark:
+        at("benchmarks/prompt/{dataset}/{labelled}/{method}/{seed}.tsv")
+    wildcard_constraints:
+        method=any_of({run[2] for run in PROMPTABLE}),
+    conda:
+        "../../environment.yml"
+    threads: PLAN["threads"]
+    resources:
+        gpu_slots=1 if PLAN["device"] == "cuda" else 0,
+    params:
+        config=CONFIG,
+        cell=cell_of,
+        plan=lambda wildcards: PROMPTABLE[tuple(wildcards)],
+        digest=PLAN["digests"]["prompt"],
+        selections=PLAN["evaluation"]["selections"],
+    message:
+        "prompt {wildcards.dataset}/{wildcards.method}"
+    shell:
+        "python -m cgs prompt --config {params.config} {params.cell} 2> {log}"
+
+
 rule evaluate:
     input:
         at_run("predictions.npz"),

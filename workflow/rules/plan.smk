@@ -75,6 +75,10 @@ ENSEMBLES = {
     (r["dataset"], r["labelled"], r["method"], str(r["seed"])): r
     for r in PLAN["ensembles"]
 }
+PROMPTABLE = {
+    (r["dataset"], r["labelled"], r["method"], str(r["seed"])): r
+    for r in PLAN["promptable"]
+}
 TARGETS = PLAN["targets"]
 
 
@@ -107,8 +111,8 @@ def of_runs(runs, name):
 
 
 def of_every_run(name):
-    """The file called `name` of every run, ensembles among them."""
-    return of_runs([*RUNS, *ENSEMBLES], name)
+    """The file called `name` of every run, and of what is not trained."""
+    return of_runs([*RUNS, *ENSEMBLES, *PROMPTABLE], name)
 
 
 def audits(datasets):

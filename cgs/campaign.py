@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from cgs.analysis.reference import complete_cells
+from cgs.analysis.kept import complete_cells
 from cgs.config import Config, parse_config
 from cgs.discovery import ROOT
 from cgs.errors import SuiteError

@@ -14,7 +14,8 @@ import pytest
 import yaml
 from conftest import small_config
 
-from cgs.analysis.reference import collect, complete_cells, read_table
+from cgs.analysis.kept import complete_cells, matching, read_table
+from cgs.analysis.reference import collect
 from cgs.campaign import in_order_of_value
 from cgs.config import Config
 from cgs.data.pack import dataset_name, pack, unpack
@@ -64,6 +65,16 @@ def test_stops_in_time_goes_on_and_is_collected(tmp_path: Path) -> None:
     main = read_table(target, "main")
     assert set(main["method"]) == {"cgs", "labelled-only"} and (main["failed"] == 0).all()
     assert str(tmp_path) not in (target / "provenance.json").read_text()
+    found = matching(short, "phantom", tmp_path)
+    assert found is not None and found[1] == "reference" and found[0]["mean"].equals(main["mean"])
+    assert matching(config, "phantom", tmp_path) is None, "another budget"
+    changed = small_config(
+        methods=["cgs", "labelled-only"],
+        training={"iterations": 12},
+        variants={"cgs": {"extends": "cgs", "tau": 0.5}},
+    )
+    other = matching(changed, "phantom", tmp_path)
+    assert other is not None and set(other[0]["method"]) == {"labelled-only"}, "other options"
 
     other = tmp_path / "elsewhere"
     other.mkdir()

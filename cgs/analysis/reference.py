@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from cgs.analysis.tables import TEXT as SCORE_TEXT
+from cgs.analysis.kept import KEY, complete_cells, protocol, read_table, same_methods
 from cgs.analysis.tables import (
     curves_table,
     folder_of,
@@ -27,61 +27,12 @@ from cgs.analysis.tables import (
     whole_runs,
 )
 from cgs.config import Config, load_config, parse_config
-from cgs.discovery import ROOT
 from cgs.errors import SuiteError
 from cgs.files import atomic_path, read_json, write_json
 from cgs.paths import Paths
 from cgs.plan import Cell, cells
 
-REFERENCE = ROOT / "results" / "reference"
-KEY = ["dataset", "labelled", "method", "seed"]
 LARGEST_WEIGHTS = 8 * 10**6
-INCIDENTAL = ("device", "gpu_slots", "threads", "checkpoint_every", "log_every", "pseudo_label_slices")
-
-
-def complete_cells(folder: Path) -> set[Cell]:
-    """The cells whose results `folder` holds; none where there is no such folder."""
-    if not (folder / "runs.csv").is_file():
-        return set()
-    runs = read_table(folder, "runs")
-    complete = runs.loc[runs["status"] == "complete", KEY]
-    return {Cell(d, labelled, m, int(s)) for d, labelled, m, s in complete.itertuples(index=False, name=None)}
-
-
-def read_table(folder: Path, name: str) -> pd.DataFrame:
-    """A table of a collected folder. Raises SuiteError with one sentence where it cannot be read."""
-    for path in (folder / f"{name}.csv", folder / f"{name}.csv.gz"):
-        if path.is_file():
-            try:
-                return pd.read_csv(path, dtype=SCORE_TEXT)
-            except (OSError, EOFError, ValueError) as error:
-                raise SuiteError(f"{path} cannot be read ({error}); fetch it again.") from None
-    raise SuiteError(f"{folder} has no {name}.csv; collect a campaign into it.")
-
-
-def protocol(config: Config) -> dict[str, Any]:
-    """What two results must share to be in one table: a config without places, seeds, and what changes no number.
-
-    The options of the methods are compared for those that both have, by `same_methods`.
-    """
-    apart = {"name", "seeds", "methods", "variants", "report", "reference", "ensembles", "experiments"}
-    values = config.model_dump(mode="json", exclude=apart)
-    for dataset in values["datasets"].values():
-        for key in ("path", "url", "sha256", "files_of", "main_table"):
-            dataset.pop(key, None)
-    for key in INCIDENTAL:
-        values["training"].pop(key, None)
-    return values
-
-
-def same_methods(old: Config, new: Config, names: set[str]) -> bool:
-    """Whether the methods `names` are the same with both configs, options and network included."""
-
-    def of(config: Config, name: str) -> Any:
-        return config.method_and_options(name), config.network_of(name)
-
-    shared = names & set(old.every_method) & set(new.every_method)
-    return all(of(old, name) == of(new, name) for name in shared)
 
 
 def collect(sources: Sequence[Path], target: Path, *, weights: bool = False) -> str:

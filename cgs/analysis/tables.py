@@ -21,6 +21,7 @@ from cgs.analysis.experiments import (
     pseudo_labels_table,
     small_targets_table,
 )
+from cgs.analysis.kept import TEXT, matching
 from cgs.analysis.published import published
 from cgs.config import Config
 from cgs.data.audit import labelled_balance
@@ -31,7 +32,6 @@ from cgs.files import atomic_path, read_json, write_json
 from cgs.paths import Paths
 from cgs.plan import Cell, cells
 
-TEXT = dict.fromkeys(("dataset", "labelled", "method", "selection", "case", "patient", "target"), str)
 GROUP = ["dataset", "labelled", "method", "selection", "convention", "metric"]
 MAIN = [
     *GROUP,
@@ -44,6 +44,9 @@ MAIN = [
     "failed",
     "published",
     "published_source",
+    "reference",
+    "reference_seeds",
+    "reference_name",
 ]
 
 
@@ -218,7 +221,20 @@ def main_table(config: Config, scores: pd.DataFrame, runs: pd.DataFrame) -> pd.D
     ]
     table["published"] = [k.value if k else np.nan for k in known]
     table["published_source"] = [k.source if k else "" for k in known]
-    return table[MAIN]
+    return with_reference(config, table)[MAIN]
+
+
+def with_reference(config: Config, table: pd.DataFrame) -> pd.DataFrame:
+    """`table` with what the references that ship measured in the same way: mean, number of seeds, name."""
+    found = [
+        match[0][[*GROUP, "mean", "seeds"]].assign(reference_name=match[1])
+        for dataset in config.datasets
+        if (match := matching(config, dataset)) is not None
+    ]
+    if not found:
+        return table.assign(reference=np.nan, reference_seeds=np.nan, reference_name="")
+    names = {"mean": "reference", "seeds": "reference_seeds"}
+    return table.merge(pd.concat(found).rename(columns=names), on=GROUP, how="left")
 
 
 def targets_table(scores: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:

@@ -34,7 +34,7 @@ NAMES = {
     "nsd": "NSD (%)",
 }
 LOWER = ("hd95", "asd", "assd")
-TEXT = {"labelled": str, "sentence": str, "method": str, "dataset": str, "published_source": str}
+TEXT = dict.fromkeys(("labelled", "sentence", "method", "dataset", "published_source", "reference_name"), str)
 FULL_ITERATIONS, FULL_SIZE = 30000, 224
 CELL = ("dataset", "labelled", "method")
 COLUMNS = {
@@ -312,6 +312,7 @@ def main_rows(
                 "done": seeds.get(method, 0),
                 "planned": len(own),
                 "other": shown(other.get(method, np.nan), "dice"),
+                "measured": reference_of(chosen, method),
                 "published": "" if np.isnan(published) else shown(published, "dice"),
                 "difference": difference(dice.get(method, np.nan) - published),
                 "source": source,
@@ -319,16 +320,26 @@ def main_rows(
             }
         )
     rows.sort(key=lambda r: r["order"])
+    named = chosen.get("reference_name", pd.Series(dtype=object)).dropna().unique().tolist()
     names = [f"{NAMES[m]} {'↓' if m in LOWER else '↑'}".replace(" ", "\N{NO-BREAK SPACE}") for m in metrics]
     return {
         "metrics": names,
         "rows": rows,
         "other": f"Dice (%), {others[0]}" if others else "",
         "published": any(r["published"] for r in rows),
+        "reference": any(r["measured"] for r in rows),
+        "reference_name": ", ".join(n for n in named if n),
         "spreads": any(c["spread"] for r in rows for c in r["cells"]),
         "sources": sources(rows),
         "dashes": any(c["value"] == "–" for r in rows for c in r["cells"]),
     }
+
+
+def reference_of(chosen: pd.DataFrame, method: str) -> str:
+    """The reference's Dice of a method with its number of seeds, or nothing."""
+    own = chosen[(chosen["method"] == method) & (chosen["metric"] == "dice")]
+    value = float(own["reference"].iloc[0]) if len(own) and "reference" in own else np.nan
+    return f"{shown(value, 'dice')} ({own['reference_seeds'].iloc[0]:.0f})" if np.isfinite(value) else ""
 
 
 def sources(rows: list[dict[str, Any]]) -> dict[str, list[str]]:

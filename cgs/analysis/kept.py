@@ -1,0 +1,99 @@
+"""Reference results that are kept under `results/reference/`: reading them, and finding those that a config matches.
+
+A folder holds the tables of a config (`main`, `targets`, `runs`, `scores`, `curves`) and `provenance.json`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cgs.config import Config, parse_config
+from cgs.discovery import ROOT
+from cgs.errors import SuiteError
+from cgs.files import read_json
+from cgs.plan import Cell
+
+REFERENCE = ROOT / "results" / "reference"
+KEY = ["dataset", "labelled", "method", "seed"]
+TEXT = dict.fromkeys(("dataset", "labelled", "method", "selection", "case", "patient", "target"), str)
+INCIDENTAL = ("device", "gpu_slots", "threads", "checkpoint_every", "log_every", "pseudo_label_slices")
+"""What changes no number."""
+PLACES = ("path", "url", "sha256", "files_of", "main_table")
+"""Keys of a dataset that do not change its slices."""
+
+
+def complete_cells(folder: Path) -> set[Cell]:
+    """The cells whose results `folder` holds; none where there is no such folder."""
+    if not (folder / "runs.csv").is_file():
+        return set()
+    runs = read_table(folder, "runs")
+    complete = runs.loc[runs["status"] == "complete", KEY]
+    return {Cell(d, labelled, m, int(s)) for d, labelled, m, s in complete.itertuples(index=False, name=None)}
+
+
+def read_table(folder: Path, name: str) -> pd.DataFrame:
+    """A table of a collected folder. Raises SuiteError with one sentence where it cannot be read."""
+    for path in (folder / f"{name}.csv", folder / f"{name}.csv.gz"):
+        if path.is_file():
+            try:
+                return pd.read_csv(path, dtype=TEXT)
+            except (OSError, EOFError, ValueError) as error:
+                raise SuiteError(f"{path} cannot be read ({error}); fetch it again.") from None
+    raise SuiteError(f"{folder} has no {name}.csv; collect a campaign into it.")
+
+
+def protocol(config: Config) -> dict[str, Any]:
+    """What two results must share to be in one table: a config without places, seeds, and what changes no number.
+
+    The options of the methods are compared for those that both have, by `same_methods`.
+    """
+    apart = {"name", "seeds", "methods", "variants", "report", "reference", "ensembles", "experiments"}
+    values = config.model_dump(mode="json", exclude=apart)
+    for dataset in values["datasets"].values():
+        for key in PLACES:
+            dataset.pop(key, None)
+    for key in INCIDENTAL:
+        values["training"].pop(key, None)
+    return values
+
+
+def same_methods(old: Config, new: Config, names: set[str]) -> bool:
+    """Whether the methods `names` are the same with both configs, options and network included."""
+
+    def of(config: Config, name: str) -> Any:
+        return config.method_and_options(name), config.network_of(name)
+
+    shared = names & set(old.every_method) & set(new.every_method)
+    return all(of(old, name) == of(new, name) for name in shared)
+
+
+def matching(config: Config, dataset: str, folder: Path = REFERENCE) -> tuple[pd.DataFrame, str] | None:
+    """The main table of a reference that was measured as `config` measures `dataset`, and the reference's name.
+
+    The data, the protocol and the network are the same; methods with other options are left out. None where there is no
+    such reference.
+    """
+    for file in sorted(folder.glob("*/provenance.json")):
+        other = parse_config(read_json(file)["config"])
+        name = next((n for n in other.datasets if alike(config, dataset, other, n)), None)
+        if name is None:
+            continue
+        main = read_table(file.parent, "main")
+        names = {m for m in main["method"].unique() if m in config.every_method}
+        same = {m for m in names if same_methods(other, config, {m})}
+        own = main[(main["dataset"] == name) & main["method"].isin(same)]
+        return own.assign(dataset=dataset), file.parent.name
+    return None
+
+
+def alike(config: Config, dataset: str, other: Config, name: str) -> bool:
+    """Whether two configs measure a dataset in the same way."""
+
+    def of(values: dict[str, Any], entry: str) -> list[Any]:
+        slices = {k: v for k, v in values["datasets"][entry].items() if k != "labelled"}
+        return [slices, values["training"], values["network"], values["evaluation"]]
+
+    return of(protocol(config), dataset) == of(protocol(other), name)

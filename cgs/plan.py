@@ -17,6 +17,15 @@ FULLY_LABELLED = frozenset({"fully-supervised"})
 """Methods that are trained once per dataset and seed, with every label: the upper bound."""
 
 
+CONTROLS = frozenset({"labelled-only", "fully-supervised"})
+"""Methods that bound the comparison and take no part in it."""
+
+
+def controls_of(config: Config) -> frozenset[str]:
+    """The controls of a config and the variants of them: shown as bounds, never as best."""
+    return frozenset(m for m in config.every_method if config.method_and_options(m)[0] in CONTROLS)
+
+
 @dataclass(frozen=True)
 class Cell:
     """One training: a dataset, a number of labelled patients (or "all"), a method and a seed."""

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from cgs.analysis.statistics import interval, sign_flip_p
 from cgs.balance import holds, inside_specialists, proportions, with_specialists
 from cgs.config import Config
 from cgs.plan import Cell, labelled_values
@@ -33,7 +34,7 @@ def experiments_table(
     """One row per experiment, dataset, ratio and method: Dice, and the paired difference to the first method.
 
     `difference` is the mean over patients of the differences between their scores (cases, targets and seeds averaged
-    within a patient), over the seeds that both have; `patients_better` how many of them gain.
+    within a patient), over the seeds that both have; `p` is not corrected; `patients_better` is how many of them gain.
     """
     means = {
         (row["dataset"], row["labelled"], row["method"]): row
@@ -59,6 +60,9 @@ def experiments_table(
         "planned",
         "parameters_inference",
         "difference",
+        "ci_low",
+        "ci_high",
+        "p",
         "patients_better",
         "patients",
     ]
@@ -109,27 +113,38 @@ def ratio_of(config: Config, method: str, labelled: str) -> str:
 
 
 def patient_means(scores: pd.DataFrame) -> pd.Series:
-    """Mean score over cases, then targets, by dataset, labelled, method, seed and patient."""
+    """Mean score over cases, then targets, by dataset, labelled, method, seed and patient; NaN over a NaN."""
     keys = [*CELL, "seed", "patient"]
-    per_target = scores.groupby([*keys, "target"], sort=False)["value"].mean()
-    return per_target.groupby(keys, sort=False).mean()
+    per_target = scores.groupby([*keys, "target"], sort=False)["value"].agg(lambda v: v.mean(skipna=False))
+    return per_target.groupby(keys, sort=False).agg(lambda v: v.mean(skipna=False)).sort_index()
 
 
 def paired(of_patient: pd.Series, key: tuple[str, str, str], base: tuple[str, str, str]) -> dict[str, Any]:
-    """Mean difference over patients of two methods, over their common seeds, and how many patients gain."""
+    """Difference over patients of two methods over their common seeds: mean, interval, p, how many patients gain."""
+    difference = paired_differences(of_patient, key, base)
+    if not len(difference):
+        return {}
+    found = interval(difference)
+    return {
+        "difference": found.mean,
+        "ci_low": found.low,
+        "ci_high": found.high,
+        "p": sign_flip_p(difference),
+        "patients_better": int((difference > 0).sum()),
+        "patients": found.patients,
+    }
+
+
+def paired_differences(
+    of_patient: pd.Series, key: tuple[str, str, str], base: tuple[str, str, str]
+) -> np.ndarray:
+    """Differences (N,) of two methods, one a patient, over the seeds that both have; empty where there is none."""
     try:
         own, other = of_patient.loc[key], of_patient.loc[base]
     except KeyError:
-        return {}
-    both = pd.concat([own, other], axis=1, keys=["own", "other"], join="inner").dropna()
-    if both.empty:
-        return {}
-    difference = (both["own"] - both["other"]).groupby(level="patient").mean()
-    return {
-        "difference": float(difference.mean()),
-        "patients_better": int((difference > 0).sum()),
-        "patients": len(difference),
-    }
+        return np.zeros(0)
+    both = pd.concat([own, other], axis=1, keys=["own", "other"], join="inner")
+    return (both["own"] - both["other"]).groupby(level="patient").mean().to_numpy()
 
 
 def classes_table(config: Config, targets: pd.DataFrame, balances: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -163,7 +178,8 @@ def small_targets_table(classes: pd.DataFrame) -> pd.DataFrame:
     known = classes.dropna(subset=["gain", "size"])
     for key, own in known[known["method"] != LOWER_CONTROL].groupby(CELL, sort=False):
         small = own["size"] < own["size"].median()
-        rho = stats.spearmanr(own["size"], own["gain"]).statistic if len(own) > 2 else np.nan
+        enough = len(own) > 2 and own["gain"].nunique() > 1
+        rho = stats.spearmanr(own["size"], own["gain"]).statistic if enough else np.nan
         rows.append(
             dict(zip(CELL, key, strict=True))
             | {

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cgs.analysis.comparisons import differences_table, intervals, ranks_table, tied_with_best
 from cgs.analysis.experiments import (
     balance_table,
     classes_table,
@@ -30,7 +31,7 @@ from cgs.errors import SuiteError
 from cgs.evaluation.score import COLUMNS, load_predictions
 from cgs.files import atomic_path, read_json, write_json
 from cgs.paths import Paths
-from cgs.plan import Cell, cells
+from cgs.plan import Cell, cells, controls_of
 
 GROUP = ["dataset", "labelled", "method", "selection", "convention", "metric"]
 MAIN = [
@@ -59,6 +60,7 @@ def write_tables(config: Config, paths: Paths) -> None:
     balances = write_audits(config, paths)
     logs = {cell: list(read_log(cell, paths)) for cell in planned}
     classes = classes_table(config, targets, balances)
+    controls = controls_of(config)
     for name, table in {
         "runs": runs,
         "scores": scores,
@@ -71,6 +73,9 @@ def write_tables(config: Config, paths: Paths) -> None:
         "pseudo-labels": pseudo_labels_table(logs),
         "balance": balance_table(balances),
         "cost": cost_table(runs, config.every_method),
+        "differences": differences_table(config, scores),
+        "ranks": ranks_table(config, scores, controls),
+        "ties": tied_with_best(config, main, scores, controls),
     }.items():
         with atomic_path(paths.tables / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
@@ -213,8 +218,7 @@ def main_table(config: Config, scores: pd.DataFrame, runs: pd.DataFrame) -> pd.D
     table = over_seeds(seed_means(scores, GROUP), GROUP)
     patients = scores.groupby(GROUP, sort=False)["patient"].nunique().rename("patients").reset_index()
     table = with_failed(table.merge(patients, on=GROUP), runs)
-    # The intervals over patients come with the statistics.
-    table["ci_low"] = table["ci_high"] = np.nan
+    table = table.merge(intervals(scores), on=GROUP, how="left")
     known = [
         published(config.datasets[dataset].kind, labelled, method, convention, metric)
         for dataset, labelled, method, _, convention, metric in table[GROUP].to_numpy().tolist()

@@ -19,7 +19,7 @@ from cgs.dataset_config import PhantomConfig
 from cgs.errors import SuiteError
 from cgs.files import read_json, write_text
 from cgs.paths import Paths
-from cgs.plan import cells
+from cgs.plan import cells, controls_of
 from cgs.report import experiments, figures
 from cgs.report.figures import CONTROLS
 from cgs.titles import method_titles
@@ -139,11 +139,6 @@ def changed_options(config: Config, titles: dict[str, str]) -> list[str]:
             values = ", ".join(f"{name} {value}" for name, value in options.items())
             changed.append(f"{titles[method]}: {values}")
     return changed
-
-
-def controls_of(config: Config) -> frozenset[str]:
-    """The controls of a config and the variants of them: shown as bounds, never as best."""
-    return frozenset(m for m in config.methods if config.method_and_options(m)[0] in CONTROLS)
 
 
 def budget(config: Config, runs: pd.DataFrame) -> dict[str, Any]:

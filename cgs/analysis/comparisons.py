@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cgs.analysis.experiments import leading, paired_differences, patient_means, ratio_of
+from cgs.analysis.experiments import leading, paired_differences, patient_means, ratio_of, strict_mean
 from cgs.analysis.statistics import holm, interval, rank_shares, sign_flip_p, verdict
 from cgs.config import Config
 
@@ -26,16 +26,12 @@ def intervals(scores: pd.DataFrame) -> pd.DataFrame:
     view: Any
     cell: Any
     for view, part in scores.groupby(VIEW, sort=False):
-        means = patient_means(part).groupby(level=[*CELL, "patient"], sort=False).agg(_mean)
+        means = strict_mean(patient_means(part).groupby(level=[*CELL, "patient"], sort=False))
         for cell, own in means.groupby(level=CELL, sort=False):
             found = interval(own.to_numpy())
             names = dict(zip([*CELL, *VIEW], [*cell, *view], strict=True))
             rows.append({**names, "ci_low": found.low, "ci_high": found.high})
     return pd.DataFrame(rows, columns=[*CELL, *VIEW, "ci_low", "ci_high"])
-
-
-def _mean(values: pd.Series) -> float:
-    return float(values.mean(skipna=False))
 
 
 def ratios(config: Config, dataset: str) -> list[str]:

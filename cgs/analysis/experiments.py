@@ -115,8 +115,14 @@ def ratio_of(config: Config, method: str, labelled: str) -> str:
 def patient_means(scores: pd.DataFrame) -> pd.Series:
     """Mean score over cases, then targets, by dataset, labelled, method, seed and patient; NaN over a NaN."""
     keys = [*CELL, "seed", "patient"]
-    per_target = scores.groupby([*keys, "target"], sort=False)["value"].agg(lambda v: v.mean(skipna=False))
-    return per_target.groupby(keys, sort=False).agg(lambda v: v.mean(skipna=False)).sort_index()
+    per_target = strict_mean(scores.groupby([*keys, "target"], sort=False)["value"])
+    return strict_mean(per_target.groupby(keys, sort=False)).sort_index()
+
+
+def strict_mean(grouped: Any) -> pd.Series:
+    """Means of a grouped series; NaN where any value of a group is NaN, not the mean of the rest."""
+    means: pd.Series = grouped.mean().where(grouped.count() == grouped.size())
+    return means
 
 
 def paired(of_patient: pd.Series, key: tuple[str, str, str], base: tuple[str, str, str]) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def score_row(row: dict[str, Any], titles: dict[str, str], first: float) -> dict
 
     def points(value: float, signed: bool = False) -> str:
         rounded = round(100 * value, 1) + 0.0 if np.isfinite(value) else np.nan  # No minus zero.
-        return f"{rounded:{'+' if signed else ''}.1f}" if np.isfinite(value) else "–"
+        return f"{rounded:{'+' if signed else ''}.1f}".replace("-", "−") if np.isfinite(value) else "–"
 
     better = row.get("patients_better", np.nan)
     return {

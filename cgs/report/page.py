@@ -34,7 +34,9 @@ NAMES = {
     "nsd": "NSD (%)",
 }
 LOWER = ("hd95", "asd", "assd")
-TEXT = dict.fromkeys(("labelled", "sentence", "method", "dataset", "published_source", "reference_name"), str)
+TEXT = dict.fromkeys(
+    ("ratio", "labelled", "sentence", "method", "dataset", "published_source", "reference_name"), str
+)
 FULL_ITERATIONS, FULL_SIZE = 30000, 224
 CELL = ("dataset", "labelled", "method")
 COLUMNS = {
@@ -42,6 +44,11 @@ COLUMNS = {
     "main": (*CELL, "selection", "convention", "metric", "mean", "std", "seeds", "published"),
     "targets": (*CELL, "selection", "convention", "metric", "target", "mean"),
     "curves": (*CELL, "seed", "iteration", "quantity", "value"),
+}
+COMPARISONS = {
+    "differences": (*CELL, "base", "difference", "ci_low", "ci_high", "patients", "p_holm", "verdict"),
+    "ranks": (*CELL, "rank", "share"),
+    "ties": ("dataset", "ratio", "method", "selection", "convention", "metric"),
 }
 """What the page reads of each table. A table that lacks one of these counts as damaged."""
 
@@ -67,8 +74,10 @@ def render(config: Config, paths: Paths) -> Path:
     missing = [name for name, table in tables.items() if table.empty]
     tables |= {
         name: read_table(paths.tables / f"{name}.csv", columns)
-        for name, columns in experiments.COLUMNS.items()
+        for name, columns in (COMPARISONS | experiments.COLUMNS).items()
     }
+    for name in ("main", "targets", "curves"):  # What only experiments train stands in their sections.
+        tables[name] = tables[name][tables[name]["method"].isin(config.methods)]
     if tables["runs"].empty:
         tables["runs"] = unknown_runs(config)
     provenance = optional(paths.tables / "provenance.json")
@@ -194,6 +203,7 @@ def headline(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, 
                 continue
             best = str(methods.idxmax())
             text = f"{where}, {titles[best]} is the best method with {methods[best]:.1f} % test Dice"
+            text += certainty(config, tables, best, dataset, ratio)
             parts = []
             if "labelled-only" in values:
                 parts.append(compared(methods[best] - values["labelled-only"], "labelled-only training"))
@@ -202,8 +212,35 @@ def headline(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, 
             if config.reference in methods and config.reference != best:
                 parts.append(compared(methods[best] - methods[config.reference], titles[config.reference]))
             caveat = unsettled(config, tables["main"], best, dataset, ratio, titles)
-            sentences.append(f"{text}{', ' if parts else ''}{', '.join(parts)}.{caveat}")
+            decided = decisions(config, tables["differences"], dataset, ratio, titles)
+            sentences.append(f"{text}{', ' if parts else ''}{', '.join(parts)}.{decided}{caveat}")
     return sentences
+
+
+def certainty(config: Config, tables: dict[str, pd.DataFrame], best: str, dataset: str, ratio: str) -> str:
+    """' (95 % interval over patients 86.0 to 90.2)', or nothing where it is not known."""
+    own = leading(config, tables["main"], dataset)
+    found = interval_of(own[own["labelled"].isin([ratio, "all"])], best, "dice")
+    return f" (95 % interval over patients {found})" if found else ""
+
+
+def decisions(
+    config: Config, differences: pd.DataFrame, dataset: str, ratio: str, titles: dict[str, str]
+) -> str:
+    """How many methods differ from the reference method after correction, in a sentence."""
+    own = differences[
+        (differences["dataset"] == dataset)
+        & (differences["labelled"] == ratio)
+        & differences["method"].isin(set(config.methods) - controls_of(config))
+    ]
+    if own.empty:
+        return ""
+    base, verdicts = titles[config.reference], own["verdict"].astype(str)
+    undecided = verdicts[verdicts.str.startswith("cannot")]
+    if len(undecided):
+        patients = int(own["patients"].max())
+        return f" With {patients} test patients no test can tell so many methods from {base}."
+    return f" {int((verdicts == 'differs').sum())} of {len(own)} other methods differ from {base} after correction."
 
 
 def unsettled(
@@ -280,6 +317,10 @@ def main_rows(
     known = chosen.dropna(subset=["published"]).set_index(["method", "metric"])
     dice = means["dice"] if "dice" in means else pd.Series(dtype=float)
     rows: list[dict[str, Any]] = []
+    ties = tables["ties"]
+    tied = ties[(ties["dataset"] == dataset) & (ties["ratio"] == ratio) & (ties["convention"] == convention)]
+    tied = tied[tied["selection"] == first]
+    marks = set(tied[["method", "metric"]].itertuples(index=False, name=None))
     for method in config.methods:
         own = runs[
             (runs["dataset"] == dataset) & (runs["method"] == method) & runs["labelled"].isin([ratio, "all"])
@@ -292,6 +333,8 @@ def main_rows(
                 {
                     "value": shown(value, metric),
                     "spread": shown(deviation, metric) if np.isfinite(deviation) else "",
+                    "interval": interval_of(chosen, method, metric) if metric == "dice" else "",
+                    "tied": (method, metric) in marks,
                     "best": method not in controls and np.isfinite(value) and value == best.get(metric),
                 }
             )
@@ -330,6 +373,17 @@ def main_rows(
     }
 
 
+def interval_of(chosen: pd.DataFrame, method: str, metric: str) -> str:
+    """The interval over patients of a mean, as '86.0 to 90.2', or nothing."""
+    own = chosen[(chosen["method"] == method) & (chosen["metric"] == metric)]
+    if own.empty or "ci_low" not in own or not np.isfinite(own["ci_low"].iloc[0]):
+        return ""
+    low, high = float(own["ci_low"].iloc[0]), float(own["ci_high"].iloc[0])
+    if metric in PERCENT:  # Student's interval knows no bounds.
+        low, high = max(low, 0.0), min(high, 1.0)
+    return f"{shown(low, metric)} to {shown(high, metric)}"
+
+
 def reference_of(chosen: pd.DataFrame, method: str) -> str:
     """The reference's Dice of a method with its number of seeds, or nothing."""
     own = chosen[(chosen["method"] == method) & (chosen["metric"] == "dice")]
@@ -348,7 +402,9 @@ def sources(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
 
 def difference(value: float) -> str:
     """A difference of Dice in points with its sign, or nothing where either side is unknown."""
-    return f"{100 * value:+.1f}" if np.isfinite(value) else ""
+    if not np.isfinite(value):
+        return ""
+    return f"{round(100 * value, 1) + 0.0:+.1f}".replace("-", "−")  # Adding 0.0 makes minus zero plus zero.
 
 
 def dataset_section(
@@ -373,11 +429,60 @@ def dataset_section(
             for convention in config.evaluation.conventions
             for ratio in ratios
         ],
+        "comparisons": comparisons_section(name, config, tables, titles),
         "targets": targets_section(name, config, tables, titles),
         "curves": curves_section(name, config, tables, titles),
         "overlays": overlays_section(name, config, paths, titles, source.get("targets", [])),
         "audit": audit_section(paths.tables / f"audit-{name}.json"),
     }
+
+
+def comparisons_section(
+    name: str, config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Paired differences to the reference method and ranks, per number of labelled patients."""
+    found = []
+    for place, ratio in enumerate(map(str, config.datasets[name].labelled)):
+        own, ranks = (
+            t[(t["dataset"] == name) & (t["labelled"] == ratio) & t["method"].isin(config.methods)]
+            for t in (tables["differences"], tables["ranks"])
+        )
+        own = own.sort_values("difference", ascending=False)
+        if own.empty:
+            continue
+        base = config.reference
+        pictures = [figures.forest(own, titles, base, ratio, f"forest-{name}-{place}")]
+        if ranks["method"].nunique() > 1:
+            pictures.append(figures.rank_blobs(ranks, config.methods, titles, ratio, f"ranks-{name}-{place}"))
+        found.append(
+            {
+                "ratio": ratio,
+                "base": titles[base],
+                "patients": int(own["patients"].max()),
+                "rows": [difference_row(row, titles) for row in own.to_dict("records")],
+                "figures": [Markup(p) for p in pictures],
+            }
+        )
+    return found
+
+
+def difference_row(row: Any, titles: dict[str, str]) -> dict[str, str]:
+    """A row of differences.csv as the page shows it."""
+    known = np.isfinite(row["ci_low"])
+    return {
+        "title": titles[row["method"]],
+        "difference": difference(row["difference"]),
+        "interval": f"{difference(row['ci_low'])} to {difference(row['ci_high'])}" if known else "–",
+        "p": p_value(row["p_holm"]),
+        "verdict": row["verdict"],
+    }
+
+
+def p_value(value: float) -> str:
+    """A p-value with three digits behind the point."""
+    if not np.isfinite(value):
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def leading(config: Config, table: pd.DataFrame, dataset: str) -> pd.DataFrame:

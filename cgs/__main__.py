@@ -109,6 +109,13 @@ def parser() -> argparse.ArgumentParser:
     ):
         sub = command(name, run, help_)
         sub.add_argument("--only", default="", metavar="TARGET", help="one target of `python -m cgs targets`")
+    sub = command("compare", compare, "Say what differs between two results folders.", config=False)
+    sub.add_argument("first", type=Path, help="results/<config>, or a folder of results/reference")
+    sub.add_argument("second", type=Path)
+    sub.add_argument("--metric", default="dice", choices=("dice", "jaccard", "hd95", "asd", "assd", "nsd"))
+    sub.add_argument("--convention", default="field", choices=("field", "strict"))
+    sub.add_argument("--selection", default="best", choices=("best", "last"))
+    sub.add_argument("--csv", type=Path, help="write the comparison there too")
     sub = command("targets", targets, "List the trainings of a config and how long they take.", config=False)
     sub.add_argument(
         "--config", type=Path, default=ROOT / "config" / "paper.yaml", help="YAML file (default: the paper)"
@@ -283,6 +290,19 @@ def report(options: argparse.Namespace) -> None:
     from cgs.report.page import render
 
     print(f"The report is {render(*part_of(options))}")
+
+
+def compare(options: argparse.Namespace) -> None:
+    from cgs.analysis.compare import as_text
+    from cgs.analysis.compare import compare as run
+
+    table = run(options.first, options.second, options.metric, options.convention, options.selection)
+    if options.csv:
+        from cgs.files import atomic_path
+
+        with atomic_path(options.csv) as temporary:
+            table.to_csv(temporary, index=False)
+    print(as_text(table, options.metric))
 
 
 def targets(options: argparse.Namespace) -> None:

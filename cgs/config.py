@@ -93,7 +93,10 @@ class ReportConfig(Strict):
 
     title: str = Field("Semi-supervised multi-target segmentation", min_length=1, description="Title.")
     overlay_cases: int = Field(
-        2, ge=0, le=20, description="Test cases shown as overlays: the first ones in name order."
+        2,
+        ge=0,
+        le=20,
+        description="Test cases shown as overlays: the reference method's median and worst one, then its best.",
     )
 
 

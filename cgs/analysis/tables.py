@@ -19,6 +19,7 @@ from cgs.analysis.experiments import (
     classes_table,
     cost_table,
     experiments_table,
+    leading,
     pseudo_labels_table,
     small_targets_table,
 )
@@ -80,7 +81,7 @@ def write_tables(config: Config, paths: Paths) -> None:
         with atomic_path(paths.tables / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
     with atomic_path(paths.tables / "overlays.npz") as temporary:
-        np.savez_compressed(temporary, allow_pickle=False, **overlays(config, paths))
+        np.savez_compressed(temporary, allow_pickle=False, **overlays(config, paths, scores))
     write_json(paths.tables / "provenance.json", provenance(config, planned, paths))
 
 
@@ -288,8 +289,31 @@ def curves_table(logs: dict[Cell, list[dict[str, Any]]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def overlays(config: Config, paths: Paths) -> dict[str, np.ndarray]:
-    """One slice of each shown test case: image, reference, and every method's label map.
+def shown_cases(config: Config, dataset: str, names: list[str], scores: pd.DataFrame) -> list[str]:
+    """The test cases of the overlays: the reference method's median one, its worst, its best, then others between.
+
+    By its Dice at the smallest number of labelled patients, first seed, first selection; without its scores the first
+    in name order.
+    """
+    count = min(config.report.overlay_cases, len(names))
+    own = leading(config, scores)
+    own = own[
+        (own["dataset"] == dataset)
+        & (own["method"] == config.reference)
+        & (own["seed"] == config.seeds[0])
+        & (own["labelled"] == str(min(config.datasets[dataset].labelled)))
+    ]
+    dice = own.groupby("case")["value"].mean().sort_values(kind="stable")
+    if not set(names) <= set(dice.index):
+        return sorted(names)[:count]
+    order = [case for case in dice.index if case in names]
+    last = len(order) - 1
+    places = [last // 2, 0, last, *np.linspace(0, last, count).round().astype(int).tolist()]
+    return [order[place] for place in dict.fromkeys(places)][:count]
+
+
+def overlays(config: Config, paths: Paths, scores: pd.DataFrame) -> dict[str, np.ndarray]:
+    """One slice of each of `shown_cases`: image, reference, and every method's label map.
 
     The slice is the one with the largest foreground area of the reference; the runs are those of the first
     seed, by the first selection. Keys: <dataset>/<case>/image, .../reference, .../<labelled>/<method>.
@@ -298,7 +322,7 @@ def overlays(config: Config, paths: Paths) -> dict[str, np.ndarray]:
     shown = [cell for cell in cells(config) if cell.method in config.methods]
     for dataset in config.main_datasets if config.methods else ():
         entry, data = config.datasets[dataset], paths.data(dataset)
-        for name in sorted(list_cases(data, "test"))[: config.report.overlay_cases]:
+        for name in shown_cases(config, dataset, list_cases(data, "test"), scores):
             case = load_case(data, name)
             z = int((case.label > 0).sum((1, 2)).argmax())
             size = (entry.size, entry.size)

@@ -70,6 +70,9 @@ def sections(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, 
             "tables": score_tables(config, name, tables["experiments"], titles),
             "view": view(config, name, tables, titles),
             "kind": experiment.view,
+            "legend": [
+                (Markup(figures.legend_mark(m, experiment.methods)), titles[m]) for m in experiment.methods
+            ],
         }
         for name, experiment in config.experiments.items()
     ]
@@ -129,7 +132,7 @@ def view(config: Config, name: str, tables: dict[str, pd.DataFrame], titles: dic
     if kind == "balance":
         return balance_view(tables["balance"], datasets)
     if kind == "cost":
-        return [v for d in datasets if (v := cost_view(config, name, d, tables["cost"], titles)) is not None]
+        return [v for d in datasets if (v := cost_view(config, name, d, tables, titles)) is not None]
     return None
 
 
@@ -217,9 +220,10 @@ def balance_view(table: pd.DataFrame, datasets: tuple[str, ...]) -> list[dict[st
 
 
 def cost_view(
-    config: Config, name: str, dataset: str, table: pd.DataFrame, titles: dict[str, str]
+    config: Config, name: str, dataset: str, tables: dict[str, pd.DataFrame], titles: dict[str, str]
 ) -> dict[str, Any] | None:
     """Parameters, time and memory, relative to labelled-only where it was trained."""
+    table = tables["cost"]
     own = table[(table["dataset"] == dataset) & table["method"].isin(config.experiments[name].methods)]
     if own.empty:
         return None
@@ -238,4 +242,22 @@ def cost_view(
         for m in config.experiments[name].methods
         if m in rows
     ]
-    return {"dataset": dataset, "rows": shown}
+    return {"dataset": dataset, "rows": shown, "figures": cost_figures(config, name, dataset, tables, titles)}
+
+
+def cost_figures(
+    config: Config, name: str, dataset: str, tables: dict[str, pd.DataFrame], titles: dict[str, str]
+) -> list[Markup]:
+    """Dice against the time of an iteration, a figure per number of labelled patients."""
+    scores, cost = tables["experiments"], tables["cost"]
+    times = cost[cost["dataset"] == dataset].set_index("method")["iteration"]
+    found = []
+    own = scores[(scores["experiment"] == name) & (scores["dataset"] == dataset)]
+    for place, (ratio, part) in enumerate(own.groupby("labelled", sort=False)):
+        rows = part[["method", "mean"]].assign(milliseconds=1000 * part["method"].map(times))
+        rows = rows[np.isfinite(rows["mean"]) & np.isfinite(rows["milliseconds"])]
+        if len(rows):
+            methods = config.experiments[name].methods
+            drawn = figures.cost_accuracy(rows, methods, titles, str(ratio), f"cost-{name}-{dataset}-{place}")
+            found.append(Markup(drawn))
+    return found

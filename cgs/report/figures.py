@@ -28,6 +28,8 @@ from scipy.ndimage import binary_erosion
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B07A00", "#3D8FD1", "#8C6BB1", "#A6761D")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "*", "<", ">", "d", "8", "h")
 TARGET_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2", "#999999")
+ERROR_COLOURS = ("#56B4E9", "#D55E00", "#F0E442")
+"""Missed, invented, confused pixels."""
 INK = "#010203"
 """Stands for the page's text colour until the SVG is written."""
 
@@ -253,6 +255,57 @@ def quality_curves(table: pd.DataFrame, title: str, name: str) -> str:
         return svg(figure, name, f"Pseudo-labels over training, {title}. At the end, in per cent: {each}.")
 
 
+def label_efficiency(
+    main: pd.DataFrame, methods: Sequence[str], titles: dict[str, str], name: str
+) -> str | None:
+    """Test Dice over the number of labelled patients; None where there is one number alone.
+
+    `main` has labelled, method, mean of one dataset; full supervision is a line across.
+    """
+    numbers = sorted({int(r) for r in main["labelled"].unique() if r.isdigit() and int(r) > 0})
+    if len(numbers) < 2:
+        return None
+    with mpl.rc_context(STYLE):
+        figure, ax = plt.subplots(figsize=(5.2, 3.4))
+        ends = []
+        for method in methods:
+            own = main[main["method"] == method].set_index("labelled")["mean"]
+            look = {"lw": 1.4, "ls": CONTROLS.get(method, "-"), "ms": 6, **style_of(method, methods)}
+            if "all" in own.index:
+                ax.axhline(100 * own["all"], color=MUTED, lw=1.4, ls="--")
+                continue
+            line = 100 * own.reindex([str(n) for n in numbers])
+            ax.plot(numbers, line, **look)
+            if np.isfinite(line.iloc[-1] - line.iloc[0]):
+                ends.append(f"{titles[method]} {line.iloc[0]:.1f} to {line.iloc[-1]:.1f}")
+        ax.set_xticks(numbers)
+        ax.set(xlabel="labelled patients", ylabel="test Dice (%)")
+        return svg(
+            figure, name, f"Test Dice over the number of labelled patients, in per cent: {', '.join(ends)}."
+        )
+
+
+def cost_accuracy(
+    rows: pd.DataFrame, methods: Sequence[str], titles: dict[str, str], ratio: str, name: str
+) -> str:
+    """Test Dice against milliseconds an iteration; `rows` has method, milliseconds, mean."""
+    with mpl.rc_context(STYLE):
+        figure, ax = plt.subplots(figsize=(4.6, 3.3))
+        for method, time, mean in rows[["method", "milliseconds", "mean"]].itertuples(index=False, name=None):
+            ax.plot([time], [100 * mean], ls="none", ms=7, **style_of(method, methods))
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda v, _: f"{v:g}"))
+        ax.xaxis.set_minor_formatter(mpl.ticker.FuncFormatter(lambda v, _: ""))
+        ax.set(xlabel="milliseconds an iteration, log scale", ylabel="test Dice (%)", title=patients(ratio))
+        each = ", ".join(
+            f"{titles[m]} {t:.0f} ms {100 * d:.1f}"
+            for m, t, d in rows[["method", "milliseconds", "mean"]].itertuples(index=False, name=None)
+        )
+        return svg(
+            figure, name, f"Test Dice in per cent against time of an iteration, {patients(ratio)}: {each}."
+        )
+
+
 def forest(rows: pd.DataFrame, titles: dict[str, str], base: str, ratio: str, name: str) -> str:
     """Paired differences to the reference method with intervals, a row each; `rows` as in differences.csv."""
     with mpl.rc_context(STYLE):
@@ -321,6 +374,17 @@ def label_tile(labels: np.ndarray) -> str:
         rgba[inside, :3] = (255 * np.array(colour)).astype(np.uint8)
         rgba[inside, 3] = 255
         rgba[core, 3] = 72
+    return png(rgba)
+
+
+def error_tile(labels: np.ndarray, reference: np.ndarray) -> str:
+    """Where a label map (S, S) is wrong, as a transparent PNG data URI: missed, invented, confused."""
+    scale = max(1, round(200 / labels.shape[0]))
+    wide, truth = (np.kron(a, np.ones((scale, scale), dtype=np.uint8)) for a in (labels, reference))
+    rgba = np.zeros((*wide.shape, 4), dtype=np.uint8)
+    kinds = ((wide == 0) & (truth > 0), (wide > 0) & (truth == 0), (wide > 0) & (truth > 0) & (wide != truth))
+    for colour, where in zip(ERROR_COLOURS, kinds, strict=True):
+        rgba[where] = (*(int(255 * c) for c in mpl.colors.to_rgb(colour)), 255)
     return png(rgba)
 
 

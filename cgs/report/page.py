@@ -20,7 +20,7 @@ from cgs.errors import SuiteError
 from cgs.files import read_json, write_text
 from cgs.paths import Paths
 from cgs.plan import cells, controls_of
-from cgs.report import experiments, figures
+from cgs.report import experiments, export, figures
 from cgs.report.figures import CONTROLS
 from cgs.titles import method_titles
 
@@ -84,7 +84,7 @@ def render(config: Config, paths: Paths) -> Path:
     if not provenance:
         missing.append("provenance")
     titles = method_titles(config)
-    page = {
+    page: dict[str, Any] = {
         "config": config,
         "titles": titles,
         "headline": headline(config, tables, titles),
@@ -107,7 +107,10 @@ def render(config: Config, paths: Paths) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    write_text(paths.report, environment.get_template("index.html").render(page))
+    text = environment.get_template("index.html").render(page)
+    write_text(paths.report, text)
+    export.write_figures(text, paths.report.parent / "figures")
+    export.write_latex(page["datasets"], paths.report.parent / "latex", figures.patients)
     return paths.report
 
 
@@ -429,12 +432,22 @@ def dataset_section(
             for convention in config.evaluation.conventions
             for ratio in ratios
         ],
+        "efficiency": efficiency_section(name, config, tables, titles),
         "comparisons": comparisons_section(name, config, tables, titles),
         "targets": targets_section(name, config, tables, titles),
         "curves": curves_section(name, config, tables, titles),
         "overlays": overlays_section(name, config, paths, titles, source.get("targets", [])),
         "audit": audit_section(paths.tables / f"audit-{name}.json"),
     }
+
+
+def efficiency_section(
+    name: str, config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, str]
+) -> Markup | None:
+    """Dice over the number of labelled patients, where there are several."""
+    own = leading(config, tables["main"], name)
+    drawn = figures.label_efficiency(own, config.methods, titles, f"efficiency-{name}") if len(own) else None
+    return Markup(drawn) if drawn else None
 
 
 def comparisons_section(
@@ -578,7 +591,12 @@ def overlays_section(
         cases.append({"name": case, "slice": figures.slice_tile(arrays[key]), "rows": rows})
     if not cases:
         return None
-    return {"cases": cases, "key": list(zip(targets, figures.TARGET_COLOURS, strict=False))}
+    kinds = zip(("missed", "invented", "confused"), figures.ERROR_COLOURS, strict=True)
+    return {
+        "cases": cases,
+        "key": list(zip(targets, figures.TARGET_COLOURS, strict=False)),
+        "errors": list(kinds),
+    }
 
 
 def overlay(
@@ -587,7 +605,7 @@ def overlay(
     """One tile: its picture, and the Dice of this slice as caption and as alternative text."""
     picture = None if labels is None else figures.label_tile(labels)
     if labels is None or reference is None:
-        return {"title": title, "picture": picture, "dice": "", "alt": title}
+        return {"title": title, "picture": picture, "dice": "", "alt": title, "errors": None}
     scores = {}
     for value, target in enumerate(targets, start=1):
         a, b = labels == value, reference == value
@@ -595,7 +613,15 @@ def overlay(
             scores[target] = 2 * float((a & b).sum()) / float(a.sum() + b.sum())
     each = ", ".join(f"{target} {100 * v:.0f}" for target, v in scores.items())
     mean = f"{100 * np.mean(list(scores.values())):.1f}" if scores else "–"
-    return {"title": title, "picture": picture, "dice": mean, "alt": f"{title}: Dice of this slice {each} %"}
+    wrong = 100 * float((labels != reference).mean())
+    return {
+        "title": title,
+        "picture": picture,
+        "dice": mean,
+        "alt": f"{title}: Dice of this slice {each} %",
+        "errors": figures.error_tile(labels, reference),
+        "wrong": f"{title}: {wrong:.1f} % of the pixels wrong",
+    }
 
 
 def audit_section(file: Path) -> dict[str, Any] | None:

@@ -7,12 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 from conftest import small_config
 
 from cgs.discovery import ROOT
+from cgs.engine.train import Busy, alone
+from cgs.plan import Cell
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
@@ -51,3 +55,12 @@ def test_kill_9_then_resume(tmp_path: Path) -> None:
     assert "resumed at iteration" in printed
     for name in ("weights.safetensors", "weights-last.safetensors"):
         assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes()
+
+
+def test_two_processes_never_train_one_run(run_cell: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "small" / "runs" / "phantom" / "1" / "cps" / "0"
+    with alone(folder, Cell("phantom", "1", "cps", 0)):
+        with pytest.raises(Busy, match="phantom/1/cps/0: another process is training this run"):
+            run_cell("cps")
+        assert [p.name for p in folder.iterdir()] == [".lock"], "nothing is recorded"
+    assert (run_cell("cps") / "provenance.json").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import fcntl
 import resource
 import signal
 import sys
@@ -88,6 +89,40 @@ def train(
     other runs and the report go on; otherwise its error is raised. Being interrupted always raises.
     """
     folder = paths.run(cell.dataset, cell.labelled, cell.method, cell.seed)
+    with alone(folder, cell):
+        return train_alone(config, cell, paths, folder, show, keep_failure)
+
+
+class Busy(SuiteError):
+    """Another process trains the same run: nothing has failed, and nothing is recorded."""
+
+    exit_code = 75
+
+
+@contextmanager
+def alone(folder: Path, cell: Cell) -> Iterator[None]:
+    """Hold the run's folder for this process; the system lets go of it when the process ends.
+
+    A cluster may start a job again while the process of a node that it lost is still at work.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"{cell}: another process is training this run; wait for it to end.") from None
+        yield
+
+
+def train_alone(
+    config: Config,
+    cell: Cell,
+    paths: Paths,
+    folder: Path,
+    show: Callable[[str, int, int], Display],
+    keep_failure: bool,
+) -> bool:
+    """`train`, with the folder held."""
     (folder / "failure.json").unlink(missing_ok=True)
     facts: dict[str, Any] = {
         "dataset": cell.dataset,

@@ -7,12 +7,13 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check
+.PHONY: help demo test check slurm
 
 help:
 	@echo "make demo   install, train seven methods on a phantom, render the report"
 	@echo "make test   install, run all checks and tests"
 	@echo "make check  only the checks (style, types, workflow)"
+	@echo "make slurm  the workflow through a real SLURM on this machine (root, Debian or its kin)"
 
 .venv/installed: requirements.lock pyproject.toml
 	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 to 3.13 was found; install one, or say make PYTHON=/path/to/python."; exit 1; }
@@ -33,6 +34,9 @@ check: .venv/installed
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/snakemake --lint --configfile config/demo.yaml
+
+slurm: .venv/installed
+	tests/slurm/run.sh
 
 test: check
 	$(BIN)/python -m pytest -n 2

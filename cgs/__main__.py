@@ -91,6 +91,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--data", nargs="+", default=[], type=Path, help="the parts of a packed dataset, in order"
     )
+    sub.add_argument(
+        "--shard", default="1/1", metavar="I/N", help="every N-th training, beginning with the I-th"
+    )
     sub.add_argument("--have", nargs="+", default=[], type=Path, help="collected folders: not run again")
     sub = command("collect", collect, "Merge the results of campaigns into a reference folder.", config=False)
     sub.add_argument("sources", nargs="+", type=Path, help="the --out folders of campaigns")
@@ -98,6 +101,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--weights", action="store_true", help="keep the weights of each cell's best seed, to 8 MB"
     )
+    sub = command("merge", merge, "Merge the results of machines that share nothing.", config=False)
+    sub.add_argument("sources", nargs="+", type=Path, help="folders that hold results/<config>")
+    sub.add_argument("--into", required=True, type=Path)
     sub = command("pack", pack, "Compress a prepared dataset into files to take elsewhere.")
     sub.add_argument("--dataset", required=True)
     sub.add_argument("--path", type=Path, help="where the dataset lies, if the config does not say")
@@ -251,8 +257,23 @@ def campaign(options: argparse.Namespace) -> None:
         only=options.only,
         methods=options.methods,
         have=options.have,
+        shard=shard_of(options.shard),
         places=places,
     )
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """I/N as (I, N). Raises SuiteError."""
+    number, _, of = text.partition("/")
+    if not (number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+        raise SuiteError(f"--shard {text}: give a part and their number, as 1/4.")
+    return int(number), int(of)
+
+
+def merge(options: argparse.Namespace) -> None:
+    from cgs.merge import merge as run
+
+    print(run(options.sources, options.into))
 
 
 def collect(options: argparse.Namespace) -> None:

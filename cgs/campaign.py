@@ -191,12 +191,14 @@ def campaign(
     only: Sequence[str] = (),
     methods: Sequence[str] = (),
     have: Sequence[Path] = (),
+    shard: tuple[int, int] = (1, 1),
     places: dict[str, Path] | None = None,
 ) -> None:
     """Run what is missing of `config` and say what is left.
 
-    `only` names datasets (default: all); `have` are folders that `collect` wrote, whose cells are not run again;
-    `places` the folders of datasets whose path the config does not give.
+    `only` names datasets (default: all); `shard` (I, N) takes every N-th training from the I-th on; `have` are folders
+    that `collect` wrote, whose cells are not run again; `places` the folders of datasets whose path the config does not
+    give.
     """
     unknown = [d for d in only if d not in config.datasets]
     if unknown:
@@ -208,6 +210,7 @@ def campaign(
     config = parse_config(values)
     known = {cell for folder in have for cell in complete_cells(folder)}
     wanted = [c for c in in_order_of_value(config, methods) if not only or c.dataset in only]
+    wanted = wanted[shard[0] - 1 :: shard[1]]
     todo = [c for c in wanted if c not in known]
     work = Campaign(config, out.absolute(), slots)
     work.prepare(list(dict.fromkeys(c.dataset for c in todo)))

@@ -22,6 +22,7 @@ from cgs.data.pack import dataset_name, pack, unpack
 from cgs.data.prepare import prepare
 from cgs.discovery import ROOT
 from cgs.errors import SuiteError
+from cgs.merge import merge
 
 
 def run(folder: Path, config: Config, *words: str) -> subprocess.CompletedProcess[str]:
@@ -137,3 +138,36 @@ def test_pack_gives_back_the_same_bytes(tmp_path: Path) -> None:
     with pytest.raises(SuiteError, match="does not exist"):
         unpack([tmp_path / "nothing.000"], tmp_path / "fourth")
     assert json.loads((tmp_path / "copy" / "source.json").read_text())["dataset"] == "phantom"
+
+
+def test_shards_are_merged_and_conflicts_refused(tmp_path: Path) -> None:
+    config = small_config(methods=["labelled-only", "cps"], training={"iterations": 12})
+    every = in_order_of_value(config)
+    folders = [tmp_path / name for name in ("one", "two")]
+    for number, folder in enumerate(folders, start=1):
+        folder.mkdir()
+        done = run(folder, config, "--shard", f"{number}/2")
+        assert done.returncode == 0, done.stderr
+        assert f"{len(every) // 2} of {len(every) // 2} trainings are done." in done.stdout
+    outs = [folder / "out" for folder in folders]
+    target = tmp_path / "all"
+    assert merge(outs, target) == f"{len(every)} runs came, 0 were there; {target} holds {len(every)}."
+    assert merge(outs, target) == f"0 runs came, {len(every)} were there; {target} holds {len(every)}."
+    runs = sorted(p.parent.relative_to(target) for p in target.rglob("provenance.json"))
+    assert len(runs) == len(every) and (target / "results" / "small" / "config.yaml").is_file()
+    scores = next(outs[0].rglob("scores.csv"))
+    scores.write_text(scores.read_text().replace("dice", "Dice", 1))
+    with pytest.raises(SuiteError, match="hold different results of one run"):
+        merge(outs, target)
+    other = small_config(methods=["labelled-only"], training={"iterations": 13})
+    (outs[1] / "results/small/config.yaml").write_text(yaml.safe_dump(other.model_dump(mode="json")))
+    with pytest.raises(SuiteError, match="results of different configs are not merged"):
+        merge(outs[1:], target)
+    with pytest.raises(SuiteError, match="holds no results/<config>"):
+        merge([tmp_path / "nothing"], target)
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
+def test_a_shard_that_makes_no_sense(tmp_path: Path, text: str) -> None:
+    done = run(tmp_path, small_config(), f"--shard={text}")
+    assert done.returncode == 1 and "give a part and their number, as 1/4" in done.stderr

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The workflow through a real SLURM (cluster.sh), with a node that dies in the middle of a training.
-#     make slurm          root on Debian or its kin; about six minutes on two cores
+#     make slurm          root on Debian or its kin; about ten minutes on two cores
 # Shown: jobs queue, the dead node's job is requeued and goes on from its checkpoint, and weights, scores and tables are
 # those of a local run, bit for bit.
 set -euo pipefail
@@ -55,6 +55,6 @@ cd ..
 different=0
 while IFS= read -r file; do
   cmp "cluster/$file" "local/$file" || different=1
-done < <(cd local && find results/cluster/runs -name '*.safetensors' -o -name scores.csv | sort; cd local && ls results/cluster/tables/main.csv results/cluster/tables/targets.csv results/cluster/tables/scores.csv)
+done < <(cd local && { find results/cluster/runs -name '*.safetensors' -o -name scores.csv | sort; ls results/cluster/tables/{main,targets,scores}.csv; })
 [ "$different" = 0 ] || exit 1
 echo "the cluster's weights, scores and tables are those of a local run, bit for bit"

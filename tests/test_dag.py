@@ -69,7 +69,7 @@ def edit(project: Path, name: str, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-ALL = {"prepare": 1, "train": 4, "predict": 4, "evaluate": 4, "tables": 1, "report": 1, "all": 1}
+ALL = {"prepare": 1, "train": 4, "predict": 4, "evaluate": 4, "tables": 1, "page": 1, "all": 1}
 
 
 def test_the_workflow(project: Path) -> None:
@@ -83,13 +83,15 @@ def test_the_workflow(project: Path) -> None:
     page = (project / "reports" / "tiny" / "index.html").read_text()
     assert "4 of 4 trainings complete" in page
     assert planned(project) == {}
+    done = snakemake(project, "--configfile", "tiny.yaml", "--report", "snakemake.html")
+    assert done.returncode == 0 and "Scores of every method" in (project / "snakemake.html").read_text()
 
     edit(project, "baselines/cps.py", "count, weight", "# A comment.\n        count, weight")
     edit(project, "baselines/cps.py", "Crossed hard pseudo-labels", "Crossed, hard pseudo-labels")
     assert planned(project) == {}, "a comment or a docstring must repeat nothing"
 
     edit(project, "baselines/cps.py", "own = [supervised(", "own = [2 * supervised(")
-    again = {"train": 1, "predict": 1, "evaluate": 1, "tables": 1, "report": 1, "all": 1}
+    again = {"train": 1, "predict": 1, "evaluate": 1, "tables": 1, "page": 1, "all": 1}
     assert planned(project) == again, "a changed loss must repeat its own method and nothing else"
 
     edit(project, "cgs/evaluation/conventions.py", '"hd95": 50.0', '"hd95": 60.0')

@@ -235,3 +235,20 @@ def test_colours_stand_out_from_both_grounds(colour: str, ground: str) -> None:
     low, high = sorted((luminance(colour), luminance(ground)))
     assert (high + 0.05) / (low + 0.05) >= 3
     assert len(MARKERS) >= 14
+
+
+def test_disagreement_is_said(made: Paths) -> None:
+    """Seeds that lie far apart, and checkpoints that do, stand in the quality control."""
+    assert "seeds disagree" not in page_of(made)
+    run = folder_of(HALF, made)
+    table = pd.read_csv(run / "scores.csv")
+    last = table["selection"] == "last"
+    table.loc[~last, "value"] = 0.9
+    table.loc[last, "value"] = 0.1
+    table.to_csv(run / "scores.csv", index=False)
+    page = page_of(made)
+    assert "phantom, 1 labelled, CGS: seeds disagree, the standard deviation is 37.1 points." in page
+    assert (
+        "phantom, 1 labelled, CGS: test Dice is 63.8 % with the best checkpoint and 23.8 % with the last"
+        in page
+    )

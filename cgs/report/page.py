@@ -668,6 +668,7 @@ def quality(
             values = 100 * cell_values(tables, dataset, ratio, config)
             shown_values = values[[m for m in values.index if m in CONTROLS or m not in controls_of(config)]]
             yield from outside_controls(shown_values, f"{dataset}, {ratio} labelled", titles)
+    yield from disagreements(config, tables, titles)
     for title, found in digests(tables["runs"], titles).items():
         if len(found) > 1:
             text = f"{title}: its runs were trained by {len(found)} versions of the source; see provenance."
@@ -677,6 +678,37 @@ def quality(
             "severity": "note",
             "sentence": "There is one seed: no spread is known, and differences of a few points may be chance.",
         }
+
+
+SEEDS_APART = 0.10
+SELECTIONS_APART = 0.05
+"""Test Dice from which seeds, and the best and the last checkpoint, count as disagreeing."""
+
+
+def disagreements(
+    config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, str]
+) -> Iterator[dict[str, str]]:
+    """Cells whose seeds lie far apart, or whose best and last checkpoints do."""
+    main = tables["main"]
+    own = main[(main["metric"] == "dice") & (main["convention"] == config.evaluation.conventions[0])]
+    first, *others = config.evaluation.selections
+    keys = list(CELL)
+    lead = own[own["selection"] == first]
+    for row in lead[lead["std"] > SEEDS_APART].to_dict("records"):
+        where = f"{row['dataset']}, {row['labelled']} labelled, {titles[str(row['method'])]}"
+        yield {
+            "severity": "warning",
+            "sentence": f"{where}: seeds disagree, the standard deviation is {100 * row['std']:.1f} points.",
+        }
+    for other in others:
+        both = lead.merge(own[own["selection"] == other], on=keys, suffixes=("", "_other"))
+        for row in both[(both["mean"] - both["mean_other"]).abs() > SELECTIONS_APART].to_dict("records"):
+            where = f"{row['dataset']}, {row['labelled']} labelled, {titles[str(row['method'])]}"
+            yield {
+                "severity": "note",
+                "sentence": f"{where}: test Dice is {100 * row['mean']:.1f} % with the {first} checkpoint and "
+                f"{100 * row['mean_other']:.1f} % with the {other} one.",
+            }
 
 
 def outside_controls(values: pd.Series, where: str, titles: dict[str, str]) -> Iterator[dict[str, str]]:

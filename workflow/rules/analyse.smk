@@ -3,7 +3,7 @@ rule tables:
         of_every_run("scores.csv"),
         audits(PLAN["datasets"]),
     output:
-        at("tables/main.csv"),
+        report(at("tables/main.csv"), category="Tables", caption="../captions/main.rst"),
     log:
         at("logs/tables.txt"),
     benchmark:

@@ -1,8 +1,8 @@
-rule report:
+rule page:
     input:
         at("tables/main.csv"),
     output:
-        REPORT,
+        report(REPORT, category="Report", caption="../captions/report.rst"),
     log:
         at("logs/report.txt"),
     benchmark:

@@ -248,4 +248,6 @@ def test_disagreement_is_said(made: Paths) -> None:
     table.to_csv(run / "scores.csv", index=False)
     page = page_of(made)
     assert "phantom, 1 labelled, CGS: seeds disagree, the standard deviation is 37.1 points." in page
-    assert re.search(r"CGS: test Dice is 63\.[78] % with the best checkpoint and 23\.[78] % with the last", page)
+    assert re.search(
+        r"CGS: test Dice is 63\.[78] % with the best checkpoint and 23\.[78] % with the last", page
+    )

@@ -28,7 +28,7 @@ from scipy.ndimage import binary_erosion
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B07A00", "#3D8FD1", "#8C6BB1", "#A6761D")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "*", "<", ">", "d", "8", "h")
 TARGET_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2", "#999999")
-ERROR_COLOURS = ("#56B4E9", "#D55E00", "#F0E442")
+ERROR_COLOURS = ("#6A5ACD", "#D81B60", "#8A8A00")
 """Missed, invented, confused pixels."""
 INK = "#010203"
 """Stands for the page's text colour until the SVG is written."""
@@ -215,8 +215,10 @@ def gain_against_size(
                 )
             ax.axhline(0, color=MUTED, lw=1)
             ax.set_xscale("log")
-            ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda v, _: f"{v:g}"))
-            ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+            # The sizes themselves as ticks: within a decade a log axis has no others.
+            ax.set_xticks([100 * v for v in sizes["size"]], [f"{100 * v:.3g}" for v in sizes["size"]])
+            ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+            ax.margins(x=0.12)
             ax.set(xlabel="share of the foreground (%), log scale", ylabel="gain over labelled-only (points)")
             ax.set_title(patients(ratio), pad=18)
             means = panel.groupby("target", sort=False)["gain"].mean()

@@ -14,15 +14,18 @@ import pytest
 import yaml
 from conftest import small_config
 
-from cgs.analysis.kept import complete_cells, matching, read_table
+from cgs.analysis.experiments import strict_mean
+from cgs.analysis.kept import REFERENCE, complete_cells, matching, read_table
 from cgs.analysis.reference import collect
 from cgs.campaign import in_order_of_value
-from cgs.config import Config
+from cgs.config import Config, parse_config
 from cgs.data.pack import dataset_name, pack, unpack
 from cgs.data.prepare import prepare
 from cgs.discovery import ROOT
 from cgs.errors import SuiteError
+from cgs.files import read_json
 from cgs.merge import merge
+from cgs.plan import Cell
 
 
 def run(folder: Path, config: Config, *words: str) -> subprocess.CompletedProcess[str]:
@@ -171,3 +174,26 @@ def test_shards_are_merged_and_conflicts_refused(tmp_path: Path) -> None:
 def test_a_shard_that_makes_no_sense(tmp_path: Path, text: str) -> None:
     done = run(tmp_path, small_config(), f"--shard={text}")
     assert done.returncode == 1 and "give a part and their number, as 1/4" in done.stderr
+
+
+@pytest.mark.parametrize("folder", sorted(REFERENCE.glob("*/")), ids=lambda p: p.name)
+def test_a_reference_that_ships_is_whole(folder: Path) -> None:
+    facts = read_json(folder / "provenance.json")
+    config = parse_config(facts["config"])
+    done = complete_cells(folder)
+    assert done and done <= set(in_order_of_value(config))
+    scores, main = read_table(folder, "scores"), read_table(folder, "main")
+    keys = ["dataset", "labelled", "method", "seed"]
+    found = {Cell(d, n, m, int(s)) for d, n, m, s in scores[keys].drop_duplicates().itertuples(index=False)}
+    assert found == done
+    dice = scores[(scores["metric"] == "dice") & (scores["convention"] == "field")]
+    mean = strict_mean(dice.groupby(["labelled", "method", "selection"])["value"])
+    lead = main[(main["metric"] == "dice") & (main["convention"] == "field")]
+    for row in lead.to_dict("records"):
+        if row["seeds"] == 1:
+            assert row["mean"] == pytest.approx(
+                mean[row["labelled"], row["method"], row["selection"]], abs=1e-6
+            )
+    assert all(d["path"] is None for d in facts["config"]["datasets"].values() if "path" in d)
+    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 10**7
+    assert {"devices", "versions", "started", "finished"} <= set(facts)

@@ -85,7 +85,10 @@ def add(config: Config, paths: Paths, target: Path, weights: bool) -> None:
     missing = planned_runs.merge(measured[KEY], on=KEY, how="left", indicator=True)
     missing = missing[missing["_merge"] == "left_only"].drop(columns="_merge")
     tables["runs"] = pd.concat([measured, missing], ignore_index=True)
-    tables["main"] = main_table(config, tables["scores"], tables["runs"])
+    main = main_table(config, tables["scores"], tables["runs"])
+    tables["main"] = main.drop(
+        columns=[c for c in main if str(c).startswith("reference")]
+    )  # It is one itself.
     tables["targets"] = targets_table(tables["scores"], tables["runs"])
     write(target, tables)
     write_json(target / "provenance.json", merged(facts, provenance(config, fresh, paths), fresh, config))

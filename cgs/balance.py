@@ -33,13 +33,12 @@ def inside_specialists(p: np.ndarray) -> np.ndarray:
 
     The remaining ones share theirs by pixels; averaged over the specialists:
     p_i' = (1/K) [1/2 + sum_{j != i} p_i / (2 (1 - p_j))]. With p = (1/3, 0.6, 1/15), p_1' = 0.365: farther from 1/3.
-    A single target has all of it.
+    Where there is nothing but one target, its specialist is wholly its.
     """
-    if len(p) == 1:
-        return np.ones(1)
+    alone = p == 1
     with np.errstate(divide="ignore", invalid="ignore"):
-        shares = np.where(p < 1, 1 / (2 * (1 - p)), 0.0)  # Where one target is all, the others are nothing.
-    return (0.5 + p * (shares.sum() - shares)) / len(p)
+        shares = np.where(alone, 0.0, 1 / (2 * (1 - p)))
+    return (np.where(alone, 1.0, 0.5) + p * (shares.sum() - shares)) / len(p)
 
 
 def holds(p: np.ndarray, balanced: np.ndarray) -> np.ndarray:

@@ -373,7 +373,8 @@ class Trainer:
         """Score pseudo-labels and validation cases; keep the weights when the mean Dice is the best so far."""
         found = self.quality(self.method) if self.quality else {}
         if found:
-            self.log.write({"iteration": self.done, "pseudo_labels": found})
+            entry = {"iteration": self.done, "pseudo_labels": found, "seconds": round(self.seconds, 3)}
+            self.log.write(entry)
         if self.validation is None:
             return
         per_target = self.validation(self.method)

@@ -321,7 +321,11 @@ def test_an_unknown_method_is_not_called_damage(tmp_path: Path) -> None:
     refused(tmp_path / "a", "packed in a way that is not known here")
 
 
-@pytest.mark.parametrize("data", [b"", b"text " * 500, b"\x1f\x8b junk", gzip.compress(b"text" * 500)])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"text " * 500, b"\x1f\x8b junk", gzip.compress(b"text" * 500)],
+    ids=["empty", "text", "junk", "gzip"],  # Ids of their own: the bytes of a gzip hold the time.
+)
 def test_other_files_are_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.zip").write_bytes(data)
     refused(tmp_path / "a.zip", r"neither \.zip nor \.tar nor \.tar\.gz")

@@ -249,6 +249,8 @@ class Config(Strict):
             where = f"experiments.{name}"
             if name.startswith("table-"):
                 raise ValueError(f"{where}: names that begin with table- are those of the main tables")
+            if name in ("all", "figures", "latex"):  # A target, and folders beside the report.
+                raise ValueError(f"{where}: that name is taken; choose another one")
             for method in experiment.methods:
                 self._base_of(method)
             for dataset in experiment.datasets:

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
-from cgs.data.source import Source, TrainingSlice, Volume, check_pair
+from cgs.data.source import Source, TrainingSlice, Volume, check_pair, read_h5
 from cgs.errors import SuiteError
 
 LISTS = {"train": "train_slices.list", "val": "val.list", "test": "test.list"}
@@ -78,15 +77,7 @@ class Acdc(Source):
         return path
 
     def _read(self, path: Path, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
-        try:
-            with h5py.File(path, "r") as file:
-                image, label = np.asarray(file["image"]), np.asarray(file["label"])
-        except KeyError as error:
-            raise SuiteError(
-                f"{path} has no dataset 'image' or 'label' ({error.args[0]}); fetch the file again."
-            ) from None
-        except (OSError, RuntimeError, TypeError, ValueError) as error:  # h5py raises any of them.
-            raise SuiteError(f"{path} is damaged or no HDF5 file ({error}); fetch it again.") from None
+        image, label = read_h5(path)
         check_pair(image, label, dimensions, len(self.targets), str(path))
         return image, label.astype(np.uint8)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from cgs.errors import SuiteError
@@ -81,6 +82,19 @@ def root_of(folder: Path, holds: Callable[[Path], bool], depth: int = 3) -> Path
             return found
         level = sorted(p for place in level if place.is_dir() for p in place.iterdir() if p.is_dir())
     return None
+
+
+def read_h5(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The datasets `image` and `label` of an HDF5 file. Raises SuiteError with one sentence."""
+    try:
+        with h5py.File(path, "r") as file:
+            return np.asarray(file["image"]), np.asarray(file["label"])
+    except KeyError as error:
+        raise SuiteError(
+            f"{path} has no dataset 'image' or 'label' ({error.args[0]}); fetch the file again."
+        ) from None
+    except (OSError, RuntimeError, TypeError, ValueError) as error:  # h5py raises any of them.
+        raise SuiteError(f"{path} is damaged or no HDF5 file ({error}); fetch it again.") from None
 
 
 def check_pair(image: np.ndarray, label: np.ndarray, dimensions: int, targets: int, where: str) -> None:

@@ -16,11 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 
-from cgs.data.source import SPLITS, Source, TrainingSlice, Volume, check_pair
+from cgs.data.source import SPLITS, Source, TrainingSlice, Volume, check_pair, read_h5
 from cgs.dataset_config import SynapseConfig
 from cgs.errors import SuiteError
 from cgs.files import DAMAGED
@@ -161,15 +160,7 @@ class SynapseTransUNet(Source):
 
     def read_volume(self, item: str) -> Volume:
         path = self._volume(item)
-        try:
-            with h5py.File(path, "r") as file:
-                image, label = np.asarray(file["image"]), np.asarray(file["label"])
-        except KeyError as error:
-            raise SuiteError(
-                f"{path} has no dataset 'image' or 'label' ({error.args[0]}); unpack it again."
-            ) from None
-        except (OSError, RuntimeError, TypeError, ValueError) as error:  # h5py raises any of them.
-            raise SuiteError(f"{path} is damaged or no HDF5 file ({error}); unpack it again.") from None
+        image, label = read_h5(path)
         return Volume(item, item, "test", *self._checked(path, image, label, 3), None)
 
     def facts(self) -> dict[str, Any]:

@@ -30,8 +30,9 @@ rule all:
 
 onstart:
     refuse_missing_datasets()
-    # Only a real run writes the config that its jobs read: a dry run must not touch that of a running one.
-    write_text(CONFIG, yaml.safe_dump(PLAN["config"], sort_keys=False))
+    # Only a real run writes the config that its jobs read: a dry run must not touch that of a running one. As JSON,
+    # which is YAML too: a file that was cut off is then never a valid shorter config.
+    write_json(CONFIG, PLAN["config"])
 
 
 onsuccess:

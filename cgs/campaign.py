@@ -16,13 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from cgs.analysis.kept import complete_cells
 from cgs.config import Config, parse_config
 from cgs.discovery import ROOT
 from cgs.errors import SuiteError
-from cgs.files import read_json, write_text
+from cgs.files import read_json, write_json
 from cgs.paths import Paths
 from cgs.plan import ALL, Cell, trainings
 
@@ -80,9 +78,7 @@ class Campaign:
             raise SuiteError(
                 f"Another campaign is at work in {out}; wait for it, or give another --out."
             ) from None
-        write_text(
-            self.paths.resolved_config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        )
+        write_json(self.paths.resolved_config, config.model_dump(mode="json"))
 
     def folder(self, cell: Cell) -> Path:
         return self.paths.run(cell.dataset, cell.labelled, cell.method, cell.seed)

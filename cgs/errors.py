@@ -23,3 +23,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+
+
+class CannotWrite(SuiteError):
+    """A file could not be written, for want of room or rights: nothing is wrong with what was to be written."""

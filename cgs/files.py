@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
 import tokenize
@@ -12,7 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cgs.errors import SuiteError
+import pandas as pd
+
+from cgs.errors import CannotWrite, SuiteError
 
 DAMAGED = (
     OSError,
@@ -31,7 +35,8 @@ DAMAGED = (
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, delete it on failure.
 
-    Parent folders are made. Raises SuiteError with one sentence when the place cannot be written.
+    The file is on the disk before it gets its name, so that a power cut leaves the old one or the new one. Parent
+    folders are made. Raises CannotWrite with one sentence when the place cannot be written.
     """
     path = Path(path)
     # The suffix is kept, because numpy and pandas choose the format by it.
@@ -39,15 +44,31 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        to_disk(temporary)
         os.replace(temporary, path)
+        to_disk(path.parent)
     except OSError as error:
-        raise SuiteError(
-            f"Cannot write {path}: {error.strerror or error}. Check that the folder is writable and "
-            "the disk is not full."
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         with suppress(OSError):  # Nothing was left where the folder cannot even be reached.
             temporary.unlink(missing_ok=True)
+
+
+def to_disk(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def cannot_write(path: Path, error: OSError) -> CannotWrite:
+    """The sentence about a file that could not be written."""
+    return CannotWrite(
+        f"Cannot write {path}: {error.strerror or error}. Check that the folder is writable and the disk is not full; "
+        "the same command then goes on."
+    )
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -71,3 +92,15 @@ def read_json(path: Path | str) -> Any:
         raise SuiteError(
             f"{path} cannot be read ({error}). Delete it and repeat the step that writes it."
         ) from error
+
+
+def read_csv(path: Path | str, **options: Any) -> pd.DataFrame:
+    """A table that this suite wrote, by `pandas.read_csv`.
+
+    Raises ValueError where its last line has no end: a file that was cut there would give wrong numbers.
+    """
+    with open(path, "rb") as file:
+        data = gzip.decompress(file.read()) if str(path).endswith(".gz") else file.read()
+    if not data.endswith(b"\n"):
+        raise ValueError("it is cut off")
+    return pd.read_csv(io.BytesIO(data), **options)

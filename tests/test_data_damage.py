@@ -58,7 +58,11 @@ def test_an_emptied_file_is_one_sentence(folder: Path, tmp_path: Path, file: str
 
 def test_labels_of_another_size_are_refused(folder: Path, tmp_path: Path) -> None:
     out = prepared(folder, tmp_path / "out")
+    shape = np.load(out / "labels.npy").shape
     np.save(out / "labels.npy", np.zeros((6, 16, 16), np.uint8))
+    with pytest.raises(SuiteError, match=r"labels\.npy has \d+ bytes instead of \d+"):
+        load_slices(out)
+    np.save(out / "labels.npy", np.zeros((shape[0], shape[1] * 2, shape[2] // 2), np.uint8))
     with pytest.raises(SuiteError, match="do not fit"):
         load_slices(out)
 

@@ -33,7 +33,7 @@ def log_of(folder: Path) -> list[dict]:
 
 def test_a_run_writes_everything(run_cell: Callable[..., Path]) -> None:
     folder = run_cell("cgs")
-    names = {p.name for p in folder.iterdir()} - {".lock"}
+    names = {p.name for p in folder.iterdir()} - {".lock", ".complete.json"}
     assert names == {"weights.safetensors", "weights-last.safetensors", "log.jsonl", "provenance.json"}
     facts = json.loads((folder / "provenance.json").read_text())
     assert facts["status"] == "complete" and facts["iterations"] == 12 and facts["seed"] == 0
@@ -98,14 +98,14 @@ def test_stages(run_cell: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) 
         engine.Validation, "__call__", lambda self, method: torch.full((4,), next(scores)).numpy()
     )
     kept: dict[str, torch.Tensor] = {}
-    save = engine.save_weights
+    copy_of = engine.weights_of
 
-    def keep_best(path: Path, networks: dict) -> None:
-        if not kept and path.name == "weights.safetensors" and len(seen) == 12:
+    def keep_best(networks: dict) -> dict[str, torch.Tensor]:
+        if not kept and len(seen) == 12:
             kept.update({k: v.clone() for k, v in networks["student"].state_dict().items()})
-        save(path, networks)
+        return copy_of(networks)
 
-    monkeypatch.setattr(engine, "save_weights", keep_best)
+    monkeypatch.setattr(engine, "weights_of", keep_best)
     folder = run_cell("labelled-only")
     assert seen == [("first", t, 18) for t in range(18)] + [("second", t, 12) for t in range(12)]
     assert kept and all(torch.equal(kept[k], first_weights[k]) for k in kept)
@@ -215,6 +215,22 @@ def test_a_signal_ends_the_iteration_saves_and_resumes(
     resumed = run_cell("mean-teacher", "b")
     names = ("weights.safetensors", "weights-last.safetensors")
     assert all((whole / n).read_bytes() == (resumed / n).read_bytes() for n in names)
+
+
+def test_what_is_complete_is_not_trained_again(
+    run_cell: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A clock that jumped, or data prepared anew, makes Snakemake start a job again, without its outputs."""
+    folder = run_cell("cps")
+    facts = (folder / "provenance.json").read_bytes()
+    (folder / "provenance.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.Trainer, "iterate", lambda *_: pytest.fail("it trains"))
+        run_cell("cps")
+    assert (folder / "provenance.json").read_bytes() == facts
+    assert "phantom/1/cps/0: complete already." in capsys.readouterr().err
+    run_cell("cps", variants={"cps": {"extends": "cps", "lambda_max": 5.0}})
+    assert (folder / "provenance.json").read_bytes() != facts, "other options are another training"
 
 
 def test_a_checkpoint_of_another_training_is_not_used(tmp_path: Path) -> None:

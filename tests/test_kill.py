@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
@@ -26,35 +28,51 @@ def start(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
 
 
+def wait_for_progress(process: subprocess.Popen[str], checkpoint: Path) -> None:
+    """Return when the run has written a checkpoint since it was started."""
+    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+    deadline = time.monotonic() + 100
+    while process.poll() is None and time.monotonic() < deadline:
+        if checkpoint.exists() and checkpoint.stat().st_mtime_ns > before:
+            return
+        time.sleep(0.005)
+    raise AssertionError("the run ended, or hung, before it could be killed")
+
+
 def test_kill_9_then_resume(tmp_path: Path) -> None:
-    config = small_config(training={"iterations": 60, "validate_every": 20, "checkpoint_every": 1})
+    """Killed at random moments: while it starts, loads, resumes, trains, writes. CGS_KILLS says how often."""
+    kills, chance = int(os.environ.get("CGS_KILLS", "4")), random.Random(0)
+    config = small_config(
+        training={"iterations": 60 + 40 * kills, "validate_every": 20, "checkpoint_every": 1}
+    )
     folders = [tmp_path / "left alone", tmp_path / "killed"]
     runs = [f / "results/small/runs/phantom/1/mean-teacher/0" for f in folders]
     for folder in folders:
         folder.mkdir()
         (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    assert start(folders[0]).wait(120) == 0
+    assert start(folders[0]).wait(60 + 2 * kills) == 0
 
-    for kill in range(3):
+    for kill in range(kills):
         process = start(folders[1])
-        checkpoint, seen = runs[1] / "last.ckpt", None
-        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        deadline = time.monotonic() + 100
-        while seen is None and process.poll() is None and time.monotonic() < deadline:
-            if checkpoint.exists() and checkpoint.stat().st_mtime_ns > before:
-                seen = kill
-            time.sleep(0.01 * (kill + 1))
+        if kill % 2:
+            time.sleep(chance.uniform(0, 3))
+        else:
+            wait_for_progress(process, runs[1] / "last.ckpt")
+            time.sleep(chance.uniform(0, 0.2))
         assert process.poll() is None, "the run ended before it could be killed"
         process.send_signal(signal.SIGKILL)
-        process.wait(20)
+        process.communicate(timeout=20)
         assert not (runs[1] / "provenance.json").exists()
 
     process = start(folders[1])
-    _, printed = process.communicate(timeout=120)
+    _, printed = process.communicate(timeout=60 + 2 * kills)
     assert process.returncode == 0
     assert "resumed at iteration" in printed
     for name in ("weights.safetensors", "weights-last.safetensors"):
         assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes()
+    times = re.compile(r', "seconds": [0-9.]+')
+    logs = [times.sub("", (run / "log.jsonl").read_text()) for run in runs]
+    assert logs[0] == logs[1]
 
 
 def test_two_processes_never_train_one_run(run_cell: Callable[..., Path], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 from cgs.config import Config, parse_config
 from cgs.discovery import ROOT
 from cgs.errors import SuiteError
-from cgs.files import read_json
+from cgs.files import read_csv, read_json
 from cgs.plan import Cell
 
 REFERENCE = ROOT / "results" / "reference"
@@ -39,7 +39,7 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
     for path in (folder / f"{name}.csv", folder / f"{name}.csv.gz"):
         if path.is_file():
             try:
-                return pd.read_csv(path, dtype=TEXT)
+                return read_csv(path, dtype=TEXT)
             except (OSError, EOFError, ValueError) as error:
                 raise SuiteError(f"{path} cannot be read ({error}); fetch it again.") from None
     raise SuiteError(f"{folder} has no {name}.csv; collect a campaign into it.")

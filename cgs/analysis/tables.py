@@ -30,7 +30,7 @@ from cgs.data.audit import labelled_balance
 from cgs.data.store import list_cases, load_case, resize_nearest
 from cgs.errors import SuiteError
 from cgs.evaluation.score import COLUMNS, load_predictions
-from cgs.files import atomic_path, read_json, write_json
+from cgs.files import atomic_path, read_csv, read_json, write_json
 from cgs.paths import Paths
 from cgs.plan import Cell, cells, controls_of
 
@@ -62,7 +62,7 @@ def write_tables(config: Config, paths: Paths) -> None:
     logs = {cell: list(read_log(cell, paths)) for cell in planned}
     classes = classes_table(config, targets, balances)
     controls = controls_of(config)
-    for name, table in {
+    tables = {
         "runs": runs,
         "scores": scores,
         "main": main,
@@ -77,12 +77,14 @@ def write_tables(config: Config, paths: Paths) -> None:
         "differences": differences_table(config, scores),
         "ranks": ranks_table(config, scores, controls),
         "ties": tied_with_best(config, main, scores, controls),
-    }.items():
+    }
+    for name, table in tables.items():
         with atomic_path(paths.tables / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
     with atomic_path(paths.tables / "overlays.npz") as temporary:
         np.savez_compressed(temporary, allow_pickle=False, **overlays(config, paths, scores))
-    write_json(paths.tables / "provenance.json", provenance(config, planned, paths))
+    rows = {name: len(table) for name, table in tables.items()}
+    write_json(paths.tables / "provenance.json", {**provenance(config, planned, paths), "rows": rows})
 
 
 def write_audits(config: Config, paths: Paths) -> dict[str, pd.DataFrame]:
@@ -117,7 +119,8 @@ def runs_table(planned: list[Cell], unscored: dict[Cell, str], paths: Paths) -> 
     for cell in planned:
         facts = facts_of(cell, paths)
         failure = folder_of(cell, paths) / "failure.json"
-        validations = [e["validation"]["dice"] for e in read_log(cell, paths) if "validation" in e]
+        validations = [e["validation"]["dice"] for e in read_log(cell, paths) if "validation" in e] or [None]
+        cut = "" if log_is_whole(cell, paths) else "Its log was cut off; its curves are left out."
         rows.append(
             {
                 "dataset": cell.dataset,
@@ -126,8 +129,8 @@ def runs_table(planned: list[Cell], unscored: dict[Cell, str], paths: Paths) -> 
                 "seed": cell.seed,
                 "status": "missing" if cell in unscored else facts.get("status", "missing"),
                 "sentence": unscored.get(cell)
-                or (read_json(failure)["sentence"] if failure.is_file() else ""),
-                "last_validation_dice": validations[-1] if validations else np.nan,
+                or (read_json(failure)["sentence"] if failure.is_file() else cut),
+                "last_validation_dice": facts.get("last_validation_dice", validations[-1]),
                 **{
                     key: facts.get(key, np.nan)
                     for key in (
@@ -155,7 +158,7 @@ def gather_scores(planned: list[Cell], paths: Paths) -> pd.DataFrame:
         if not file.is_file() or facts_of(cell, paths).get("status") != "complete":
             continue
         try:
-            table = pd.read_csv(file, dtype=TEXT)
+            table = read_csv(file, dtype=TEXT)
         except (ValueError, OSError) as error:
             raise SuiteError(
                 f"{file} cannot be read ({error}); delete it and evaluate the run again."
@@ -174,13 +177,18 @@ def whole_runs(
 ) -> tuple[pd.DataFrame, dict[Cell, str]]:
     """The scores of the runs that are scored whole, and a sentence for every other trained run.
 
-    A run is whole when it has every score that any run of its dataset has: means over different cases must
-    not be compared, nor averaged over seeds.
+    A run is whole when it has every score that its dataset's runs can have, by their cases, targets and metrics: means
+    over different cases must not be compared, nor averaged over seeds, and a file that was cut off must not count.
     """
     of_run = ["dataset", "labelled", "method", "seed"]
     counts = scores.groupby(of_run).size().to_dict()
-    unique = scores.drop_duplicates(["dataset", "selection", "case", "target", "convention", "metric"])
-    expected = unique.groupby("dataset").size().to_dict()
+    expected = {
+        dataset: own["selection"].nunique()
+        * own["case"].nunique()
+        * own["target"].nunique()
+        * len(own[["convention", "metric"]].drop_duplicates())
+        for dataset, own in scores.groupby("dataset")
+    }
     sentences = {}
     for cell in planned:
         found = counts.get((cell.dataset, cell.labelled, cell.method, cell.seed), 0)
@@ -258,15 +266,22 @@ def with_failed(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_log(cell: Cell, paths: Paths) -> Iterator[dict[str, Any]]:
-    """The entries of a run's log; a half-written last line of a killed run ends it."""
+    """The entries of a run's log; a half-written last line of a killed run ends it. None of one that was cut off."""
     file = folder_of(cell, paths) / "log.jsonl"
-    if not file.is_file():
+    if not file.is_file() or not log_is_whole(cell, paths):
         return
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
             yield json.loads(line)
         except ValueError:
             return
+
+
+def log_is_whole(cell: Cell, paths: Paths) -> bool:
+    """Whether the log has the size that the provenance of a complete run notes; its last entry is then the last."""
+    file = folder_of(cell, paths) / "log.jsonl"
+    noted = facts_of(cell, paths).get("bytes", {}).get("log.jsonl")
+    return noted is None or (file.is_file() and file.stat().st_size == noted)
 
 
 def curves_table(logs: dict[Cell, list[dict[str, Any]]]) -> pd.DataFrame:

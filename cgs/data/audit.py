@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cgs.data.store import SCALE, UNLABELLED, load_slices, read_arrays, resize_nearest
+from cgs.files import read_csv
 
 DUPLICATE = 0.99
 """Correlation of two slices (at 32 x 32) from which they count as near-duplicates.
@@ -30,8 +31,8 @@ def audit(folder: Path, targets: tuple[str, ...]) -> dict[str, Any]:
     """The audit of a prepared folder as plain values."""
     images = np.load(folder / "images.npy", mmap_mode="r")
     labels = np.load(folder / "labels.npy", mmap_mode="r")
-    manifest = pd.read_csv(folder / "manifest.csv", dtype={"patient": str, "case": str, "slice": str})
-    cases = pd.read_csv(folder / "cases.csv", dtype={"patient": str, "case": str})
+    manifest = read_csv(folder / "manifest.csv", dtype={"patient": str, "case": str, "slice": str})
+    cases = read_csv(folder / "cases.csv", dtype={"patient": str, "case": str})
     rows, images32, labels32 = thumbnails(folder, images, labels, manifest, cases)
     result: dict[str, Any] = {
         "balance": balance(folder, labels, manifest, cases, targets),

@@ -19,7 +19,7 @@ import pandas as pd
 from cgs.data.audit import audit
 from cgs.data.phantom import Phantom
 from cgs.data.source import Source, root_of
-from cgs.data.store import SCALE, UNLABELLED, resize_nearest
+from cgs.data.store import SCALE, UNLABELLED, resize_nearest, sizes
 from cgs.dataset_config import (
     AcdcConfig,
     DatasetConfig,
@@ -157,6 +157,7 @@ def prepare(
             "targets": list(source.targets),
             "size": dataset.size,
             "parameters": parameters,
+            "sizes": sizes(folder),
             **facts,
         },
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cgs.errors import SuiteError
-from cgs.files import DAMAGED, read_json
+from cgs.files import DAMAGED, read_csv, read_json
 
 SCALE = 65535
 """Stored intensities are 16-bit integers; divided by this they lie in [0, 1]."""
@@ -81,12 +82,26 @@ def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return array[..., rows[:, None], columns]
 
 
-def _complete(folder: Path) -> dict[str, object]:
+def _complete(folder: Path) -> dict[str, Any]:
     """source.json, which is written last: without it the folder is not whole."""
     if not (folder / "source.json").is_file():
         raise SuiteError(f"{folder} holds no complete dataset; run `python -m cgs prepare` for it.")
-    values: dict[str, object] = read_json(folder / "source.json")
+    values: dict[str, Any] = read_json(folder / "source.json")
     return values
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Bytes of the tables and stacks of a prepared dataset, by name."""
+    names = ("images.npy", "labels.npy", "manifest.csv", "cases.csv")
+    return {name: (folder / name).stat().st_size for name in names}
+
+
+def check_sizes(folder: Path, source: dict[str, Any], *names: str) -> None:
+    """Raise ValueError where a file has not the size that source.json notes: it was cut off, or is another's."""
+    for name in names:
+        noted, found = source.get("sizes", {}).get(name), (folder / name).stat().st_size
+        if noted is not None and found != noted:
+            raise ValueError(f"{name} has {found} bytes instead of {noted}")
 
 
 def load_slices(folder: Path) -> Slices:
@@ -96,7 +111,8 @@ def load_slices(folder: Path) -> Slices:
         # Copied on write: torch takes no array that cannot be written.
         images = np.load(folder / "images.npy", mmap_mode="c")
         labels = np.load(folder / "labels.npy", mmap_mode="c")
-        manifest = pd.read_csv(folder / "manifest.csv", dtype={"patient": str, "case": str, "slice": str})
+        check_sizes(folder, source, "images.npy", "labels.npy", "manifest.csv")
+        manifest = read_csv(folder / "manifest.csv", dtype={"patient": str, "case": str, "slice": str})
     except DAMAGED as error:
         raise SuiteError(
             f"The slices in {folder} cannot be read ({error}); delete the folder and prepare again."
@@ -105,14 +121,15 @@ def load_slices(folder: Path) -> Slices:
         raise SuiteError(
             f"The slices in {folder} do not fit its manifest; delete the folder and prepare again."
         )
-    return Slices(images, labels, manifest, tuple(source["targets"]))  # type: ignore[arg-type]
+    return Slices(images, labels, manifest, tuple(source["targets"]))
 
 
 def list_cases(folder: Path, split: str) -> list[str]:
     """Names of the cases of a split ("val" or "test"), in the order of the list."""
-    _complete(folder)
+    source = _complete(folder)
     try:
-        table = pd.read_csv(folder / "cases.csv", dtype={"case": str}, usecols=["case", "split"])
+        check_sizes(folder, source, "cases.csv")
+        table = read_csv(folder / "cases.csv", dtype={"case": str}, usecols=["case", "split"])
     except (OSError, ValueError) as error:
         raise SuiteError(
             f"The cases in {folder} cannot be read ({error}); delete the folder and prepare again."

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pickle
 import platform
+import sys
 import zipfile
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -14,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import nn
+from safetensors.torch import save
+from torch import Tensor, nn
 
 from cgs.digest import source_digest
-from cgs.files import atomic_path, write_json, write_text
+from cgs.errors import SuiteError
+from cgs.files import atomic_path, cannot_write, read_json, to_disk, write_json, write_text
 
 WEIGHTS = {"best": "weights.safetensors", "last": "weights-last.safetensors"}
+COMPLETE = ".complete.json"
+"""A copy of the provenance of a complete run: Snakemake deletes a job's outputs before it starts the job again."""
 
 
 def fingerprint(values: Any) -> str:
@@ -28,15 +33,19 @@ def fingerprint(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def save_weights(path: Path, networks: dict[str, nn.Module]) -> None:
-    """Write the state of networks as `<network>.<tensor>`, without pickle."""
-    tensors = {
-        f"{name}.{key}": value.detach().cpu().contiguous()
+def weights_of(networks: dict[str, nn.Module]) -> dict[str, Tensor]:
+    """A copy of the state of networks as `<network>.<tensor>`, on the CPU."""
+    return {
+        f"{name}.{key}": value.detach().to("cpu", copy=True).contiguous()
         for name, net in networks.items()
         for key, value in net.state_dict().items()
     }
+
+
+def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors without pickle."""
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary)
+        temporary.write_bytes(save(tensors))  # Writing by itself, the library hides what the system said.
 
 
 class Log:
@@ -58,17 +67,29 @@ class Log:
         write_text(self.path, "".join(line + "\n" for line in lines))
 
     def write(self, entry: dict[str, Any]) -> None:
-        with open(self.path, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(entry) + "\n")
+        """Append a line. Raises CannotWrite."""
+        try:
+            with open(self.path, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+    def to_disk(self) -> None:
+        """Make sure of the lines that a checkpoint takes for granted."""
+        if self.path.is_file():
+            to_disk(self.path)
 
 
 def save_checkpoint(path: Path, values: dict[str, Any]) -> None:
+    """Write values for `load_checkpoint`. By way of memory, because torch's writer hides what the system says."""
+    buffer = io.BytesIO()
+    torch.save(values, buffer)
     with atomic_path(path) as temporary:
-        torch.save(values, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path: Path, mark: str) -> dict[str, Any] | None:
-    """The checkpoint at `path` if it is whole and carries the fingerprint `mark`, else None.
+    """The checkpoint at `path` if it is whole and carries the fingerprint `mark`, else None, with a word on stderr.
 
     Only tensors and plain values are read (`weights_only`). A damaged file or one of another training
     means that the training starts anew.
@@ -86,8 +107,27 @@ def load_checkpoint(path: Path, mark: str) -> dict[str, Any] | None:
         pickle.UnpicklingError,
         zipfile.BadZipFile,
     ):
+        print(f"{path} is damaged; the training starts anew.", file=sys.stderr)
         return None
-    return values if values.get("fingerprint") == mark else None
+    if values.get("fingerprint") != mark:
+        print(f"{path} is of other options, data or source; the training starts anew.", file=sys.stderr)
+        return None
+    return values
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Bytes of the files that a complete run leaves beside its provenance."""
+    return {name: (folder / name).stat().st_size for name in (*WEIGHTS.values(), "log.jsonl")}
+
+
+def complete_already(folder: Path, mark: str) -> dict[str, Any] | None:
+    """The provenance of the training with the fingerprint `mark` if `folder` holds all of it, else None."""
+    try:
+        facts: dict[str, Any] = read_json(folder / COMPLETE)
+        whole = facts["fingerprint"] == mark and facts["bytes"] == sizes(folder)
+    except (SuiteError, KeyError, TypeError, OSError):
+        return None
+    return facts if whole else None
 
 
 def versions() -> dict[str, str]:

@@ -33,8 +33,10 @@ from cgs.engine.method import (
 )
 from cgs.engine.pseudo_labels import Quality
 from cgs.engine.run import (
+    COMPLETE,
     WEIGHTS,
     Log,
+    complete_already,
     fingerprint,
     load_checkpoint,
     machine,
@@ -42,13 +44,15 @@ from cgs.engine.run import (
     record_failure,
     save_checkpoint,
     save_weights,
+    sizes,
     training_digest,
     versions,
+    weights_of,
 )
 from cgs.engine.seeds import derive, generator
 from cgs.engine.validate import Validation
 from cgs.engine.views import Batch, BatchMaker
-from cgs.errors import SuiteError
+from cgs.errors import CannotWrite, SuiteError
 from cgs.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -140,8 +144,8 @@ def train_alone(
             facts["device"] = describe(device)
             prepare_torch(config.training)
             Trainer(config, cell, paths, device, facts).run(show)
-    except Interrupted:
-        raise
+    except (Interrupted, CannotWrite):
+        raise  # Nothing is wrong with the training: it goes on when it may, or when there is room.
     except Exception as error:
         if not keep_failure:
             raise
@@ -156,9 +160,12 @@ def explain(error: Exception, training: TrainingConfig) -> tuple[str, str | None
     """One sentence about an error, and its traceback where the sentence does not say it all."""
     if isinstance(error, SuiteError):
         return str(error), None
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        reason = (
+            str(error).splitlines()[0].rpartition("] . ")[2]
+        )  # Torch begins with the place in its own source.
         sentence = (
-            f"The device ran out of memory ({error}); lower training.gpu_slots or the batch sizes "
+            f"The device ran out of memory ({reason}); lower training.gpu_slots or the batch sizes "
             f"({training.labelled_batch} + {training.unlabelled_batch})."
         )
         return sentence, None
@@ -239,6 +246,10 @@ class Trainer:
         self.total = sum(length for _, length in self.stages)
         self.done, self.seconds = 0, 0.0
         self.best: dict[str, float] = {"dice": -1.0, "iteration": 0}
+        self.best_weights: dict[
+            str, Tensor
+        ] = {}  # In the checkpoint, so that one file holds what must agree.
+        self.last_dice = float("nan")
         self.best_state: dict[str, Any] = {}  # Networks and optimiser, for a next stage that starts there.
         self.describe_run(data, base, config.network_of(cell.method).model_dump(mode="json"))
         self.seed_torch("dropout")
@@ -300,7 +311,14 @@ class Trainer:
         return Quality(images, torch.from_numpy(slices.labels[chosen]), self.targets, self.device)
 
     def run(self, show: Callable[[str, int, int], Display]) -> None:
-        """Train from the checkpoint, or the start, to the end; write weights and provenance."""
+        """Train from the checkpoint, or the start, to the end; write weights and provenance.
+
+        What is complete already is not trained again, for whatever reason it is asked for: remove the folder for that.
+        """
+        if (facts := complete_already(self.folder, self.mark)) is not None:
+            write_json(self.folder / "provenance.json", facts)
+            print(f"{self.cell}: complete already.", file=sys.stderr)
+            return
         self.resume()
         with caught_signals() as signals, show(str(self.cell), self.done, self.total) as display:
             begin = 0
@@ -387,9 +405,10 @@ class Trainer:
                 "seconds": round(self.seconds, 3),
             }
         )
+        self.last_dice = score
         if score > self.best["dice"]:
             self.best = {"dice": score, "iteration": self.done}
-            save_weights(self.folder / WEIGHTS["best"], self.method.inference())
+            self.best_weights = weights_of(self.method.inference())
             if self.continued():
                 self.best_state = copy.deepcopy(self.learnt())
         display.validated(self.done, score, self.best["dice"], self.seconds)
@@ -430,24 +449,28 @@ class Trainer:
             "seconds": self.seconds,
             "best": self.best,
             "best_state": self.best_state,
+            "best_weights": self.best_weights,
+            "last_dice": self.last_dice,
             **self.learnt(),
             "device": self.device.type,
             "noise": self.noise.get_state(),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
         }
+        self.log.to_disk()
         save_checkpoint(self.folder / "last.ckpt", values)
 
     def resume(self) -> None:
         """Go on from `last.ckpt` where it belongs to this training; otherwise start a clean folder."""
         values = load_checkpoint(self.folder / "last.ckpt", self.mark)
         if values is None:
-            for name in ("last.ckpt", *WEIGHTS.values(), "provenance.json"):
+            for name in ("last.ckpt", *WEIGHTS.values(), "provenance.json", COMPLETE):
                 (self.folder / name).unlink(missing_ok=True)
             self.log.rewind(0)
             return
         self.done, self.seconds, self.best = values["done"], values["seconds"], values["best"]
-        self.best_state = values["best_state"]
+        self.best_state, self.best_weights = values["best_state"], values["best_weights"]
+        self.last_dice = values["last_dice"]
         self.put_back(values)
         torch.set_rng_state(values["torch"])
         if values["device"] == self.device.type:
@@ -465,27 +488,31 @@ class Trainer:
 
     def finish(self) -> None:
         """Write the last weights and the provenance; the resume point has served its purpose."""
-        save_weights(self.folder / WEIGHTS["last"], self.method.inference())
+        last = weights_of(self.method.inference())
         if self.validation is None:  # Nothing to select by: the last checkpoint is the result.
-            save_weights(self.folder / WEIGHTS["best"], self.method.inference())
-            self.best = {"dice": float("nan"), "iteration": self.done}
+            self.best_weights, self.best = last, {"dice": float("nan"), "iteration": self.done}
+        save_weights(self.folder / WEIGHTS["best"], self.best_weights)
+        save_weights(self.folder / WEIGHTS["last"], last)
+        self.log.to_disk()
         peak = (
             torch.cuda.max_memory_allocated(self.device)
             if self.device.type == "cuda"
             else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         )
-        dice = self.best["dice"]
-        write_json(
-            self.folder / "provenance.json",
-            {
-                "status": "complete",
-                **self.facts,
-                "seconds": round(self.seconds, 2),
-                "peak_memory_bytes": peak,
-                "iterations": self.total,
-                "best_iteration": int(self.best["iteration"]),
-                "best_validation_dice": dice if np.isfinite(dice) else None,
-                "finished": now(),
-            },
-        )
+        dice, last_dice = (float(v) if np.isfinite(v) else None for v in (self.best["dice"], self.last_dice))
+        facts = {
+            "status": "complete",
+            **self.facts,
+            "seconds": round(self.seconds, 2),
+            "peak_memory_bytes": peak,
+            "iterations": self.total,
+            "best_iteration": int(self.best["iteration"]),
+            "best_validation_dice": dice,
+            "last_validation_dice": last_dice,
+            "fingerprint": self.mark,
+            "bytes": sizes(self.folder),
+            "finished": now(),
+        }
+        write_json(self.folder / COMPLETE, facts)
+        write_json(self.folder / "provenance.json", facts)
         (self.folder / "last.ckpt").unlink(missing_ok=True)

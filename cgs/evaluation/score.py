@@ -14,7 +14,7 @@ from cgs.config import EvaluationConfig
 from cgs.data.store import list_cases, load_case
 from cgs.errors import SuiteError
 from cgs.evaluation.conventions import METRICS, score_volume
-from cgs.files import DAMAGED, atomic_path, read_json
+from cgs.files import DAMAGED, atomic_path, read_csv, read_json
 from cgs.plan import Cell
 
 COLUMNS = (
@@ -46,7 +46,7 @@ def score_run(
     rows: list[tuple[object, ...]] = []
     if read_json(run_folder / "provenance.json")["status"] == "complete":
         cases = list_cases(dataset_folder, "test")
-        patients = pd.read_csv(dataset_folder / "cases.csv", dtype=str).set_index("case")["patient"]
+        patients = read_csv(dataset_folder / "cases.csv", dtype=str).set_index("case")["patient"]
         todo = [(selection, case) for selection in evaluation.selections for case in cases]
         for (selection, case), scores in zip(
             todo, _score_all(dataset_folder, run_folder, evaluation, todo, processes), strict=True

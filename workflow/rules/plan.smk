@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from cgs.files import write_text
+from cgs.files import write_json
 
 
 envvars:

@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -170,6 +172,43 @@ def test_a_part_runs_alone(project: Path) -> None:
     subprocess.run(command, cwd=project, env=environment, check=True)
     failure = json.loads((run / "both" / "0" / "failure.json").read_text())
     assert failure["sentence"] == "Its member phantom/1/cgs/0 has failed."
+
+
+def test_two_at_once_and_a_killed_one(project: Path) -> None:
+    """A second Snakemake in one folder is refused; one that was killed is unlocked and goes on."""
+    values = yaml.safe_load((project / "tiny.yaml").read_text())
+    values |= {"name": "twice", "methods": ["labelled-only"]}
+    values["training"] |= {"iterations": 200, "checkpoint_every": 1}
+    (project / "twice.yaml").write_text(yaml.safe_dump(values))
+    run = project / "results" / "twice" / "runs" / "phantom" / "1" / "labelled-only" / "0"
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", "twice.yaml"]
+    environment = {**os.environ, "PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=project, env=environment, start_new_session=True, **quiet) as first:
+        try:
+            deadline = time.monotonic() + 120
+            while not (run / "last.ckpt").exists():
+                assert first.poll() is None and time.monotonic() < deadline
+                time.sleep(0.05)
+            second = snakemake(project, "--configfile", "twice.yaml")
+        finally:
+            os.killpg(first.pid, signal.SIGKILL)
+    assert second.returncode == 1 and "Directory cannot be locked" in second.stderr
+    assert snakemake(project, "--configfile", "twice.yaml").returncode == 1, "what was killed leaves its lock"
+    assert snakemake(project, "--configfile", "twice.yaml", "--unlock").returncode == 0
+    done = snakemake(project, "--configfile", "twice.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    log = project / "results" / "twice" / "logs" / "train" / "phantom" / "1" / "labelled-only" / "0.txt"
+    assert "resumed at iteration" in log.read_text()
+
+    facts = (run / "provenance.json").read_bytes()
+    source, tomorrow = run.parents[4] / "data" / "phantom" / "source.json", time.time() + 86400
+    os.utime(source, (tomorrow, tomorrow))
+    assert planned(project, "--configfile", "twice.yaml") == {}, "a clock that jumps is harmless"
+    source.write_text(json.dumps(json.loads(source.read_text())))  # Made anew, with nothing new in it.
+    done = snakemake(project, "--configfile", "twice.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "complete already" in log.read_text() and (run / "provenance.json").read_bytes() == facts
 
 
 def test_the_demo_plans(project: Path) -> None:

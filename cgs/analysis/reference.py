@@ -49,6 +49,7 @@ def collect(sources: Sequence[Path], target: Path, *, weights: bool = False) -> 
         config = load_config(path)
         add(config, Paths(config.name, path.parent.parent), target, weights)
     runs = read_table(target, "runs")
+    runs = runs[~runs["method"].isin([*config.ensembles, *config.promptable])]
     complete = int((runs["status"] == "complete").sum())
     return f"{target} holds {complete} of {len(runs)} trainings."
 
@@ -59,7 +60,11 @@ def add(config: Config, paths: Paths, target: Path, weights: bool) -> None:
     facts: dict[str, Any] = read_json(target / "provenance.json") if known else {}
     before = parse_config(facts["config"]) if facts else config
     methods = {cell.method for cell in known}
-    if protocol(before) != protocol(config) or not same_methods(before, config, methods):
+    old, new = protocol(before), protocol(config)
+    for name in old["datasets"].keys() ^ new["datasets"].keys():  # A config may have grown by a dataset.
+        old["datasets"].pop(name, None)
+        new["datasets"].pop(name, None)
+    if old != new or not same_methods(before, config, methods):
         raise SuiteError(
             f"{paths.root} was measured by another protocol than {target} (compare the two configs); collect it into "
             "a folder of its own."

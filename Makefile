@@ -19,8 +19,8 @@ help:
 	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 to 3.13 was found; install one, or say make PYTHON=/path/to/python."; exit 1; }
 	@echo "Installing into .venv with $(PYTHON) (some minutes the first time)"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
 demo: .venv/installed

@@ -23,7 +23,8 @@ EXCEPTIONS = {
     "snakemake-interface-storage-plugins": "MIT by its repository; its metadata says nothing",
 }
 LOCKED = [
-    line.split("==")[0] for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line
+    *(line.split("==")[0] for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line),
+    "torch",
 ]
 
 

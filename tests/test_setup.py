@@ -29,19 +29,24 @@ def test_environment_names_the_same_packages() -> None:
     assert f"python{project()['requires-python']}" in plain
 
 
-def test_the_lock_holds_every_package_exactly() -> None:
-    lines = [x for x in (ROOT / "requirements.lock").read_text().splitlines() if x and not x.startswith("#")]
-    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", x) for x in lines), "only name==version lines"
-    locked = {name_of(x) for x in lines}
+def locked_names() -> set[str]:
+    """The packages of the lock, and torch, which pyproject.toml pins."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return {name_of(x) for x in lines if "==" in x} | {"torch"}
+
+
+def test_the_lock_holds_every_package_exactly_and_by_digest() -> None:
+    text = re.sub(r"^#.*\n", "", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE)
+    entry = r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+( \\\n    --hash=sha256:[0-9a-f]{64})+\n"
+    assert re.fullmatch(f"({entry})+", text), "only name==version with digests"
     wanted = project()["dependencies"] + project()["optional-dependencies"]["dev"]
-    assert {name_of(p) for p in wanted} <= locked
-    assert "torch==2.13.0" in lines
+    assert {name_of(p) for p in wanted} <= locked_names()
+    assert "torch==2.13.0" in project()["dependencies"]
 
 
 def test_the_lock_holds_what_the_packages_need_in_turn() -> None:
     """On every Python that the Makefile accepts. CUDA's packages come with the torch of a GPU machine alone."""
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
-    locked = {name_of(x) for x in lines if x and not x.startswith("#")}
+    locked = locked_names()
     for python in ("3.11", "3.12", "3.13"):
         here = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
         needed, waiting = set(), [*project()["dependencies"], *project()["optional-dependencies"]["dev"]]

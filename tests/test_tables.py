@@ -20,7 +20,7 @@ from cgs.evaluation.score import COLUMNS
 from cgs.files import write_json
 from cgs.paths import Paths
 from cgs.plan import Cell, cells
-from cgs.report.figures import MARKERS, PALETTE, style_of
+from cgs.report.drawing import MARKERS, PALETTE, style_of
 from cgs.report.page import render
 
 METHODS = ["cgs", "labelled-only", "fully-supervised"]

@@ -10,6 +10,8 @@ from markupsafe import Markup
 
 from cgs.config import Config
 from cgs.report import figures
+from cgs.report.drawing import CONTROLS, legend_mark
+from cgs.report.words import patients
 
 COLUMNS = {
     "experiments": (
@@ -70,9 +72,7 @@ def sections(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, 
             "tables": score_tables(config, name, tables["experiments"], titles),
             "view": view(config, name, tables, titles),
             "kind": experiment.view,
-            "legend": [
-                (Markup(figures.legend_mark(m, experiment.methods)), titles[m]) for m in experiment.methods
-            ],
+            "legend": [(Markup(legend_mark(m, experiment.methods)), titles[m]) for m in experiment.methods],
         }
         for name, experiment in config.experiments.items()
     ]
@@ -159,9 +159,7 @@ def classes_view(
         if r["labelled"] != "all"
     ]
     drawn = figures.gain_against_size(own, methods, titles, f"size-{name}-{dataset}")
-    legend = [
-        (Markup(figures.legend_mark(m, methods)), titles[m]) for m in methods if m not in figures.CONTROLS
-    ]
+    legend = [(Markup(legend_mark(m, methods)), titles[m]) for m in methods if m not in CONTROLS]
     return {
         "dataset": dataset,
         "figures": [Markup(d) for d in drawn],
@@ -187,7 +185,7 @@ def quality_views(
         Markup(
             figures.quality_curves(
                 own[own["labelled"] == ratio],
-                f"{dataset}, {figures.patients(ratio)}, mean over targets",
+                f"{dataset}, {patients(ratio)}, mean over targets",
                 f"quality-{name}-{dataset}-{place}",
             )
         )
@@ -213,8 +211,8 @@ def balance_view(table: pd.DataFrame, datasets: tuple[str, ...]) -> list[dict[st
             }
             for r in own.to_dict("records")
         ]
-        patients = str(group).removeprefix("labelled ")
-        where = "all training patients" if group == "train" else figures.patients(patients)
+        number = str(group).removeprefix("labelled ")
+        where = "all training patients" if group == "train" else patients(number)
         found.append({"dataset": dataset, "where": where, "rows": rows, "even": f"{100 / len(rows):.1f}"})
     return found
 

@@ -1,0 +1,122 @@
+"""The headline: what was compared, how much was trained, and the answer in a sentence a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from cgs.config import UNTRAINED, Config
+from cgs.dataset_config import PhantomConfig
+from cgs.plan import controls_of
+from cgs.report.inputs import cell_values, leading, seeds_of, shown_datasets
+from cgs.report.words import compared, interval_of, patients
+
+FULL_ITERATIONS, FULL_SIZE = 30000, 224
+
+
+def budget(config: Config, runs: pd.DataFrame) -> dict[str, Any]:
+    """How much was trained, on what; `small` where it is below the paper's."""
+    training = config.training
+    runs = runs[
+        ~runs["method"].isin({*config.ensembles, *config.promptable})
+    ]  # Nothing was trained for those.
+    sizes = sorted({d.size for d in config.datasets.values()})
+    small = training.iterations < FULL_ITERATIONS or min(sizes) < FULL_SIZE or config.network.width < 16
+    return {
+        "small": small,
+        "iterations": training.iterations,
+        "sizes": " and ".join(f"{s} × {s}" for s in sizes),
+        "batch": f"{training.labelled_batch} labelled + {training.unlabelled_batch} unlabelled",
+        "width": config.network.width,
+        "seeds": len(config.seeds),
+        "planned": len(runs),
+        "complete": int((runs["status"] == "complete").sum()),
+        "hours": float(runs["seconds"].sum()) / 3600,
+        "phantom": any(isinstance(d, PhantomConfig) for d in config.datasets.values()),
+    }
+
+
+def changed_options(config: Config, titles: dict[str, str]) -> list[str]:
+    """Methods of the config whose options are not the defaults: 'CGS: lambda_max 0.1'."""
+    changed = []
+    for method in config.methods:
+        base, options = config.method_and_options(method)
+        if options and base not in UNTRAINED:
+            values = ", ".join(f"{name} {value}" for name, value in options.items())
+            changed.append(f"{titles[method]}: {values}")
+    return changed
+
+
+def headline(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, str]) -> list[str]:
+    """The answer in a sentence per dataset and ratio, made from the numbers."""
+    sentences = []
+    for dataset in shown_datasets(config):
+        entry = config.datasets[dataset]
+        for ratio in map(str, entry.labelled):
+            where = f"On {dataset} with {patients(ratio)}"
+            values = 100 * cell_values(tables, dataset, ratio, config)
+            methods = values[[m for m in values.index if m not in controls_of(config)]]
+            if methods.empty:
+                state = "no result yet" if values.empty else "only the controls have results"
+                sentences.append(f"{where}: {state}.")
+                continue
+            best = str(methods.idxmax())
+            text = f"{where}, {titles[best]} is the best method with {methods[best]:.1f} % test Dice"
+            text += certainty(config, tables, best, dataset, ratio)
+            parts = []
+            if "labelled-only" in values:
+                parts.append(compared(methods[best] - values["labelled-only"], "labelled-only training"))
+            if "fully-supervised" in values:
+                parts.append(compared(methods[best] - values["fully-supervised"], "full supervision"))
+            if config.reference in methods and config.reference != best:
+                parts.append(compared(methods[best] - methods[config.reference], titles[config.reference]))
+            caveat = unsettled(config, tables["main"], best, dataset, ratio, titles)
+            decided = decisions(config, tables["differences"], dataset, ratio, titles)
+            sentences.append(f"{text}{', ' if parts else ''}{', '.join(parts)}.{decided}{caveat}")
+    return sentences
+
+
+def certainty(config: Config, tables: dict[str, pd.DataFrame], best: str, dataset: str, ratio: str) -> str:
+    """' (95 % interval over patients 86.0 to 90.2)', or nothing where it is not known."""
+    own = leading(config, tables["main"], dataset)
+    found = interval_of(own[own["labelled"].isin([ratio, "all"])], best, "dice")
+    return f" (95 % interval over patients {found})" if found else ""
+
+
+def decisions(
+    config: Config, differences: pd.DataFrame, dataset: str, ratio: str, titles: dict[str, str]
+) -> str:
+    """How many methods differ from the reference method after correction, in a sentence."""
+    own = differences[
+        (differences["dataset"] == dataset)
+        & (differences["labelled"] == ratio)
+        & differences["method"].isin(set(config.methods) - controls_of(config))
+    ]
+    if own.empty:
+        return ""
+    base, verdicts = titles[config.reference], own["verdict"].astype(str)
+    undecided = verdicts[verdicts.str.startswith("cannot")]
+    if len(undecided):
+        patients = int(own["patients"].max())
+        return f" With {patients} test patients no test can tell so many methods from {base}."
+    return f" {int((verdicts == 'differs').sum())} of {len(own)} other methods differ from {base} after correction."
+
+
+def unsettled(
+    config: Config,
+    main: pd.DataFrame,
+    best: str,
+    dataset: str,
+    ratio: str,
+    titles: dict[str, str],
+) -> str:
+    """What the sentence about the best method must not hide: missing seeds, methods without any result."""
+    done = seeds_of(config, main, dataset, ratio)
+    parts = []
+    if done.get(best, 0) < len(config.seeds):
+        parts.append(f"{titles[best]} has {done.get(best, 0)} of {len(config.seeds)} seeds")
+    absent = [titles[m] for m in config.methods if m not in done]
+    if absent:
+        parts.append(f"without a result: {', '.join(absent)}")
+    return f" Not settled: {'; '.join(parts)}." if parts else ""

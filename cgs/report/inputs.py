@@ -1,0 +1,96 @@
+"""What the report reads: the tables of a config and their parts; what is damaged counts as missing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cgs.config import Config
+from cgs.errors import SuiteError
+from cgs.files import read_json
+from cgs.plan import cells
+
+TEXT = dict.fromkeys(
+    ("ratio", "labelled", "sentence", "method", "dataset", "published_source", "reference_name"), str
+)
+CELL = ("dataset", "labelled", "method")
+COLUMNS = {
+    "runs": (*CELL, "seed", "status", "sentence", "seconds", "best_validation_dice", "last_validation_dice"),
+    "main": (*CELL, "selection", "convention", "metric", "mean", "std", "seeds", "published"),
+    "targets": (*CELL, "selection", "convention", "metric", "target", "mean"),
+    "curves": (*CELL, "seed", "iteration", "quantity", "value"),
+}
+COMPARISONS = {
+    "differences": (*CELL, "base", "difference", "ci_low", "ci_high", "patients", "p_holm", "verdict"),
+    "ranks": (*CELL, "rank", "share"),
+    "ties": ("dataset", "ratio", "method", "selection", "convention", "metric"),
+}
+"""What the page reads of each table. A table that lacks one of these counts as damaged."""
+
+
+def shown_datasets(config: Config) -> tuple[str, ...]:
+    """The datasets with main tables; none for an experiment alone."""
+    return config.main_datasets if config.methods else ()
+
+
+def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """A table, or an empty one where it is missing or damaged: the page says so."""
+    try:
+        table = pd.read_csv(path, dtype=TEXT)
+    except (OSError, ValueError):
+        return pd.DataFrame(columns=list(columns))
+    return table if set(columns) <= set(table) else pd.DataFrame(columns=list(columns))
+
+
+def optional(path: Path) -> dict[str, Any]:
+    """A JSON file, or {} where it is missing or damaged: the page says so."""
+    try:
+        return dict(read_json(path))
+    except SuiteError:
+        return {}
+
+
+def unknown_runs(config: Config) -> pd.DataFrame:
+    """The planned runs, for a page without runs.csv: how they ended is not known."""
+    table = pd.DataFrame([asdict(cell) for cell in cells(config)])
+    return table.assign(status="unknown", sentence="", seconds=0.0)
+
+
+def leading(config: Config, table: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """Rows of the dataset's test Dice by the first convention and selection."""
+    return table[
+        (table["dataset"] == dataset)
+        & (table["metric"] == "dice")
+        & (table["convention"] == config.evaluation.conventions[0])
+        & (table["selection"] == config.evaluation.selections[0])
+    ]
+
+
+def cell_values(tables: dict[str, pd.DataFrame], dataset: str, ratio: str, config: Config) -> pd.Series:
+    """Mean test Dice by method at a ratio, by the `field` convention and the leading selection."""
+    main = tables["main"]
+    if main.empty:
+        return pd.Series(dtype=float)
+    chosen = main[
+        (main["dataset"] == dataset)
+        & main["labelled"].isin([ratio, "all"])
+        & (main["metric"] == "dice")
+        & (main["convention"] == config.evaluation.conventions[0])
+        & (main["selection"] == config.evaluation.selections[0])
+    ]
+    means = chosen.set_index("method")["mean"]
+    return means[np.isfinite(means)]
+
+
+def seeds_of(config: Config, main: pd.DataFrame, dataset: str, ratio: str) -> dict[str, int]:
+    """Number of runs in the means of each method at a ratio."""
+    own = main[
+        (main["dataset"] == dataset)
+        & main["labelled"].isin([ratio, "all"])
+        & (main["selection"] == config.evaluation.selections[0])
+    ]
+    return {str(m): int(n) for m, n in own.groupby("method")["seeds"].min().items()}

@@ -1,0 +1,79 @@
+"""Predictions as pictures: image, reference, every method, and where it is wrong."""
+
+from __future__ import annotations
+
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from cgs.config import Config
+from cgs.paths import Paths
+from cgs.report.tiles import ERROR_COLOURS, TARGET_COLOURS, error_tile, label_tile, slice_tile
+
+
+def overlays_section(
+    name: str, config: Config, paths: Paths, titles: dict[str, str], targets: list[str]
+) -> dict[str, Any] | None:
+    """Tiles of the fixed cases: image, reference and every method, per ratio."""
+    file = paths.tables / "overlays.npz"
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in stored.files if key.startswith(f"{name}/")}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+    cases = []
+    for key in arrays:
+        if not key.endswith("/image"):
+            continue
+        case = key.split("/")[1]
+        reference = arrays.get(f"{name}/{case}/reference")
+        if reference is None:
+            continue
+        rows = []
+        for ratio in map(str, config.datasets[name].labelled):
+            tiles = [
+                overlay("Image", None, reference, targets),
+                overlay("Reference", reference, None, targets),
+            ]
+            for method in config.methods:
+                labels = arrays.get(
+                    f"{name}/{case}/{ratio}/{method}", arrays.get(f"{name}/{case}/all/{method}")
+                )
+                if labels is not None:
+                    tiles.append(overlay(titles[method], labels, reference, targets))
+            rows.append({"ratio": ratio, "tiles": tiles})
+        cases.append({"name": case, "slice": slice_tile(arrays[key]), "rows": rows})
+    if not cases:
+        return None
+    kinds = zip(("missed", "invented", "confused"), ERROR_COLOURS, strict=True)
+    return {
+        "cases": cases,
+        "key": list(zip(targets, TARGET_COLOURS, strict=False)),
+        "errors": list(kinds),
+    }
+
+
+def overlay(
+    title: str, labels: np.ndarray | None, reference: np.ndarray | None, targets: list[str]
+) -> dict[str, Any]:
+    """One tile: its picture, and the Dice of this slice as caption and as alternative text."""
+    picture = None if labels is None else label_tile(labels)
+    if labels is None or reference is None:
+        return {"title": title, "picture": picture, "dice": "", "alt": title, "errors": None}
+    scores = {}
+    for value, target in enumerate(targets, start=1):
+        a, b = labels == value, reference == value
+        if (a | b).any():
+            scores[target] = 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+    each = ", ".join(f"{target} {100 * v:.0f}" for target, v in scores.items())
+    mean = f"{100 * np.mean(list(scores.values())):.1f}" if scores else "–"
+    wrong = 100 * float((labels != reference).mean())
+    return {
+        "title": title,
+        "picture": picture,
+        "dice": mean,
+        "alt": f"{title}: Dice of this slice {each} %",
+        "errors": error_tile(labels, reference),
+        "wrong": f"{title}: {wrong:.1f} % of the pixels wrong",
+    }

@@ -139,6 +139,8 @@ def runs_table(planned: list[Cell], unscored: dict[Cell, str], paths: Paths) -> 
                         "best_validation_dice",
                         "seconds",
                         "device",
+                        "energy_joules",
+                        "diverged",
                         "peak_memory_bytes",
                         "parameters_training",
                         "parameters_inference",

@@ -101,3 +101,40 @@ def describe(device: torch.device) -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def energy(device: torch.device) -> float | None:
+    """Joules that the GPU has used since its driver started, by NVML; None where nothing tells.
+
+    It is the whole GPU's, whatever runs on it.
+    """
+    if device.type != "cuda":
+        return None
+    try:
+        import pynvml  # Of the optional nvidia-ml-py.
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()  # By UUID: NVML does not heed CUDA_VISIBLE_DEVICES.
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000
+    except (pynvml.NVMLError, AttributeError):  # No NVML, a GPU that does not count, one part of a GPU.
+        return None
+
+
+class EnergyMeter:
+    """Joules of one training over all its parts; None as soon as a part is not known.
+
+    Trainings that share a GPU cannot tell their shares apart, so with several slots nothing is recorded.
+    """
+
+    def __init__(self, device: torch.device, slots: int) -> None:
+        self.device, self.before = device, 0.0 if slots == 1 else None
+        self.begin = energy(device)
+
+    def joules(self) -> float | None:
+        """What the training has used so far."""
+        now = energy(self.device)
+        if self.before is None or self.begin is None or now is None:
+            return None
+        return self.before + now - self.begin

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cgs.data.store import SCALE, Slices, list_cases, load_case, load_slices
 from cgs.engine.average import Average
-from cgs.engine.device import arithmetic, describe, lease, prepare_torch
+from cgs.engine.device import EnergyMeter, arithmetic, describe, lease, prepare_torch
 from cgs.engine.method import (
     Method,
     Progress,
@@ -97,6 +97,10 @@ def train(
         return train_alone(config, cell, paths, folder, show, keep_failure)
 
 
+class Diverged(SuiteError):
+    """The loss is not finite any more."""
+
+
 class Busy(SuiteError):
     """Another process trains the same run: nothing has failed, and nothing is recorded."""
 
@@ -150,7 +154,8 @@ def train_alone(
         if not keep_failure:
             raise
         sentence, trace = explain(error, config.training)
-        record_failure(folder, sentence, trace, {**facts, "finished": now()})
+        diverged = isinstance(error, Diverged)
+        record_failure(folder, sentence, trace, {**facts, "diverged": diverged, "finished": now()})
         print(f"{cell}: {sentence}", file=sys.stderr)
         return False
     return True
@@ -245,6 +250,7 @@ class Trainer:
         self.stages = [(s, max(round(s.length * self.training.iterations), 1)) for s in self.method.stages]
         self.total = sum(length for _, length in self.stages)
         self.done, self.seconds = 0, 0.0
+        self.meter = EnergyMeter(device, self.training.gpu_slots)
         self.best: dict[str, float] = {"dice": -1.0, "iteration": 0}
         self.best_weights: dict[
             str, Tensor
@@ -365,7 +371,7 @@ class Trainer:
         """The terms as numbers; waits for the device. Raises SuiteError where their sum is not finite."""
         values = dict(zip(terms, torch.stack([t.float() for t in terms.values()]).tolist(), strict=True))
         if not np.isfinite(sum(values.values())):
-            raise SuiteError(
+            raise Diverged(
                 f"The loss is {sum(values.values())} at iteration {self.done} ({values}); lower "
                 "training.learning_rate, or use float32. The last good state is in last.ckpt."
             )
@@ -447,6 +453,7 @@ class Trainer:
             "fingerprint": self.mark,
             "done": self.done,
             "seconds": self.seconds,
+            "energy": self.meter.joules(),
             "best": self.best,
             "best_state": self.best_state,
             "best_weights": self.best_weights,
@@ -471,6 +478,7 @@ class Trainer:
         self.done, self.seconds, self.best = values["done"], values["seconds"], values["best"]
         self.best_state, self.best_weights = values["best_state"], values["best_weights"]
         self.last_dice = values["last_dice"]
+        self.meter.before = values.get("energy")
         self.put_back(values)
         torch.set_rng_state(values["torch"])
         if values["device"] == self.device.type:
@@ -500,10 +508,12 @@ class Trainer:
             else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         )
         dice, last_dice = (float(v) if np.isfinite(v) else None for v in (self.best["dice"], self.last_dice))
+        joules = self.meter.joules()
         facts = {
             "status": "complete",
             **self.facts,
             "seconds": round(self.seconds, 2),
+            **({"energy_joules": round(joules, 1)} if joules is not None else {}),
             "peak_memory_bytes": peak,
             "iterations": self.total,
             "best_iteration": int(self.best["iteration"]),

@@ -93,14 +93,18 @@ def test_the_median_and_the_worst_case_are_shown() -> None:
     )
     scores = scores_of({("cgs", 0): [0.9, 0.1, 0.5, 0.7, 0.3]})
     names = ["p4", "p0", "p1", "p2", "p3"]
-    assert shown_cases(config, "phantom", names, scores) == ["p2", "p1"]
+    assert shown_cases(config, "phantom", names, scores) == {"p2": "median", "p1": "worst"}
     four = small_config(
         datasets={"phantom": {"kind": "phantom", "labelled": [1]}}, report={"overlay_cases": 4}
     )
-    assert shown_cases(four, "phantom", names, scores)[:3] == ["p2", "p1", "p0"]
-    assert len(set(shown_cases(four, "phantom", names, scores))) == 4
-    assert shown_cases(config, "phantom", names, scores.iloc[:0]) == ["p0", "p1"]
+    assert list(shown_cases(four, "phantom", names, scores).items())[:3] == [
+        ("p2", "median"),
+        ("p1", "worst"),
+        ("p0", "best"),
+    ]
+    assert len(shown_cases(four, "phantom", names, scores)) == 4
+    assert shown_cases(config, "phantom", names, scores.iloc[:0]) == {"p0": "", "p1": ""}
     none = small_config(
         datasets={"phantom": {"kind": "phantom", "labelled": [1]}}, report={"overlay_cases": 0}
     )
-    assert shown_cases(none, "phantom", names, scores) == []
+    assert shown_cases(none, "phantom", names, scores) == {}

@@ -194,7 +194,7 @@ def test_failed_and_missing_runs_are_shown(copy: Paths) -> None:
     assert "8 of 10 trainings complete" in page
     assert page.count(">1 of 2<") == 4
     assert "CGS, seed 0 failed: The loss is nan &lt;b&gt;&amp;" in page
-    assert "CGS, seed 1 has no result" in page
+    assert "phantom, 2 labelled: a run has no result (CGS, seed 1): the run is missing" in page
     runs = pd.read_csv(copy.tables / "runs.csv", dtype={"labelled": str})
     assert runs["status"].value_counts().to_dict() == {"complete": 8, "failed": 1, "missing": 1}
 

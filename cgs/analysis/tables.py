@@ -26,7 +26,7 @@ from cgs.analysis.experiments import (
 from cgs.analysis.kept import TEXT, matching
 from cgs.analysis.published import published
 from cgs.config import Config
-from cgs.data.audit import labelled_balance
+from cgs.data.audit import label_counts, labelled_balance
 from cgs.data.store import list_cases, load_case, resize_nearest
 from cgs.errors import SuiteError
 from cgs.evaluation.score import COLUMNS, load_predictions
@@ -88,11 +88,12 @@ def write_tables(config: Config, paths: Paths) -> None:
 
 
 def write_audits(config: Config, paths: Paths) -> dict[str, pd.DataFrame]:
-    """Copy the audits, with the balance of the labelled slices; returns the balances by dataset."""
+    """Copy the audits, with counts and balance of the labelled slices; returns the balances by dataset."""
     balances = {}
     for dataset, entry in config.datasets.items():
         values = read_json(paths.data(dataset) / "audit.json")
         values["balance"] += labelled_balance(paths.data(dataset), list(entry.labelled))
+        values["labels"] = label_counts(paths.data(dataset), list(entry.labelled))
         write_json(paths.tables / f"audit-{dataset}.json", values)
         balances[dataset] = pd.DataFrame(values["balance"])
     return balances
@@ -306,8 +307,8 @@ def curves_table(logs: dict[Cell, list[dict[str, Any]]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def shown_cases(config: Config, dataset: str, names: list[str], scores: pd.DataFrame) -> list[str]:
-    """The test cases of the overlays: the reference method's median one, its worst, its best, then others between.
+def shown_cases(config: Config, dataset: str, names: list[str], scores: pd.DataFrame) -> dict[str, str]:
+    """The test cases of the overlays and what they are of the reference method: its median one, worst, best, others.
 
     By its Dice at the smallest number of labelled patients, first seed, first selection; without its scores the first
     in name order.
@@ -322,29 +323,31 @@ def shown_cases(config: Config, dataset: str, names: list[str], scores: pd.DataF
     ]
     dice = own.groupby("case")["value"].mean().sort_values(kind="stable")
     if not set(names) <= set(dice.index):
-        return sorted(names)[:count]
+        return dict.fromkeys(sorted(names)[:count], "")
     order = [case for case in dice.index if case in names]
     last = len(order) - 1
     places = [last // 2, 0, last, *np.linspace(0, last, count).round().astype(int).tolist()]
-    return [order[place] for place in dict.fromkeys(places)][:count]
+    roles = {last: "best", 0: "worst", last // 2: "median"}
+    return {order[place]: roles.get(place, "") for place in [*dict.fromkeys(places)][:count]}
 
 
 def overlays(config: Config, paths: Paths, scores: pd.DataFrame) -> dict[str, np.ndarray]:
     """One slice of each of `shown_cases`: image, reference, and every method's label map.
 
     The slice is the one with the largest foreground area of the reference; the runs are those of the first
-    seed, by the first selection. Keys: <dataset>/<case>/image, .../reference, .../<labelled>/<method>.
+    seed, by the first selection. Keys: <dataset>/<case>/image, .../role, .../reference, .../<labelled>/<method>.
     """
     result: dict[str, np.ndarray] = {}
     shown = [cell for cell in cells(config) if cell.method in config.methods]
     for dataset in config.main_datasets if config.methods else ():
         entry, data = config.datasets[dataset], paths.data(dataset)
-        for name in shown_cases(config, dataset, list_cases(data, "test"), scores):
+        for name, role in shown_cases(config, dataset, list_cases(data, "test"), scores).items():
             case = load_case(data, name)
             z = int((case.label > 0).sum((1, 2)).argmax())
             size = (entry.size, entry.size)
             image = (case.image[z] - case.image[z].min()) / max(float(np.ptp(case.image[z])), 1e-6)
             result[f"{dataset}/{name}/image"] = resize_nearest((255 * image).astype(np.uint8), size)
+            result[f"{dataset}/{name}/role"] = np.array(role)
             result[f"{dataset}/{name}/reference"] = resize_nearest(case.label[z], size)
             for cell in shown:
                 file = folder_of(cell, paths) / "predictions.npz"

@@ -160,6 +160,22 @@ def labelled_balance(folder: Path, ratios: list[int]) -> list[dict[str, Any]]:
     return result
 
 
+def label_counts(folder: Path, ratios: list[int]) -> list[dict[str, Any]]:
+    """Slices and patients with and without labels at each number of labelled patients."""
+    slices = load_slices(folder)
+    patients = slices.manifest["patient"]
+    rows = []
+    for ratio in ratios:
+        row: dict[str, Any] = {"labelled": ratio}
+        for name, chosen in (
+            ("labelled", slices.labelled_indices(ratio)),
+            ("unlabelled", slices.unlabelled_indices(ratio)),
+        ):
+            row |= {f"{name}_slices": len(chosen), f"{name}_patients": int(patients.iloc[chosen].nunique())}
+        rows.append(row)
+    return rows
+
+
 def _pixels(labels: np.ndarray, targets: tuple[str, ...]) -> np.ndarray:
     """Pixels of every class in every slice: (N, C)."""
     classes = len(targets) + 1  # Beyond them stands what has no label.

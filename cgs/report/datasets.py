@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
@@ -16,7 +15,7 @@ from cgs.report import figures, forests
 from cgs.report.inputs import leading, optional
 from cgs.report.main_tables import main_rows
 from cgs.report.overlays import overlays_section
-from cgs.report.words import difference, p_value, shown
+from cgs.report.words import difference, difference_interval, p_value, shown
 
 
 def dataset_section(
@@ -90,11 +89,10 @@ def comparisons_section(
 
 def difference_row(row: Any, titles: dict[str, str]) -> dict[str, str]:
     """A row of differences.csv as the page shows it."""
-    known = np.isfinite(row["ci_low"])
     return {
         "title": titles[row["method"]],
         "difference": difference(row["difference"]),
-        "interval": f"{difference(row['ci_low'])} to {difference(row['ci_high'])}" if known else "–",
+        "interval": difference_interval(row["ci_low"], row["ci_high"]),
         "p": p_value(row["p_holm"]),
         "verdict": row["verdict"],
     }
@@ -145,16 +143,16 @@ def curves_section(
     chosen = curves[(curves["dataset"] == name) & (curves["quantity"] == "validation dice")]
     if chosen.empty:
         return None
-    drawn = figures.learning_curves(chosen, config.methods, titles, f"curves-{name}")
+    drawn = figures.learning_curves(chosen, config.methods, titles, config.reference, f"curves-{name}")
     return [Markup(d) for d in drawn]
 
 
 def audit_section(file: Path) -> dict[str, Any] | None:
-    """Findings and class balance as the dataset's audit wrote them."""
+    """Findings, label counts and class balance as the dataset's audit wrote them."""
     audit = optional(file)
     if not {"balance", "findings"} <= set(audit):
         return None
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in audit["balance"]:
         groups.setdefault(row["group"], []).append(row)
-    return {"findings": audit["findings"], "groups": groups}
+    return {"findings": audit["findings"], "groups": groups, "labels": audit.get("labels", [])}

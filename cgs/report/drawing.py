@@ -25,12 +25,22 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "*", "<", ">", "d", "8", "h")
 INK = "#010203"
 """Stands for the page's text colour until the SVG is written."""
 
+PAPER = "#fdfcfb"
+"""Stands for the page's background likewise."""
+
+WIDTH = 3.6
+"""Inches of a figure beside another one: its type is readable on a telephone too."""
+
 MUTED = "#808080"
 CONTROLS = {"labelled-only": ":", "fully-supervised": "--"}
+ENLARGED = 1.15
+"""How much larger than drawn a figure may stand in the page."""
+
 STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
+    "axes.titlesize": 10.5,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": MUTED,
@@ -63,14 +73,17 @@ def svg(figure: Figure, name: str, alt: str) -> str:
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     plt.close(figure)
     text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    text = text[text.index("<svg") :].replace(INK, "currentColor").replace(PAPER, "var(--paper, #fff)")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r'"#([^"]+)"', rf'"#{name}-\1"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
     # matplotlib writes a fixed size in points; the page scales the drawing to its column instead.
     text = re.sub(
-        r'(<svg[^>]*?) width="([\d.]+)pt" height="[\d.]+pt"', r'\1 style="max-width:\2pt"', text, count=1
+        r'(<svg[^>]*?) width="([\d.]+)pt" height="[\d.]+pt"',
+        lambda found: f'{found[1]} style="max-width:{ENLARGED * float(found[2]):.0f}pt"',
+        text,
+        count=1,
     )
     safe = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return text.replace("<svg", f'<svg role="img" aria-label="{safe}"', 1)
@@ -78,7 +91,12 @@ def svg(figure: Figure, name: str, alt: str) -> str:
 
 def legend_mark(method: str, methods: Sequence[str]) -> str:
     """Marker and line of a method as a small SVG, for a legend in HTML that is readable at any width."""
-    look = style_of(method, methods)
+    dash = {":": "2 3", "--": "6 3"}.get(CONTROLS.get(method, ""), "none")
+    return mark(style_of(method, methods), dash)
+
+
+def mark(look: dict[str, Any], dash: str = "none") -> str:
+    """A marker on a piece of line as a small SVG."""
     shape = MarkerStyle(look["marker"])
     path = shape.get_path().transformed(shape.get_transform() + Affine2D().scale(8.4, -8.4).translate(14, 7))
     d = " ".join(
@@ -86,7 +104,7 @@ def legend_mark(method: str, methods: Sequence[str]) -> str:
         + ("" if code == 79 else ",".join(f"{v:.1f}" for v in points))
         for points, code in path.iter_segments()
     )
-    colour, dash = look["color"], {":": "2 3", "--": "6 3"}.get(CONTROLS.get(method, ""), "none")
+    colour = look["color"]
     return (
         f'<svg viewBox="0 0 28 14" width="28" height="14" aria-hidden="true"><path d="M0 7H28" stroke="{colour}" '
         f'stroke-width="2" stroke-dasharray="{dash}"/><path d="{d}" fill="{look.get("mfc", colour)}" '

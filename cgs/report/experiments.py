@@ -9,9 +9,9 @@ import pandas as pd
 from markupsafe import Markup
 
 from cgs.config import Config
-from cgs.report import figures
+from cgs.report import figures, forests
 from cgs.report.drawing import CONTROLS, legend_mark
-from cgs.report.words import patients
+from cgs.report.words import difference, difference_interval, patients, shown
 
 COLUMNS = {
     "experiments": (
@@ -24,6 +24,8 @@ COLUMNS = {
         "seeds",
         "planned",
         "difference",
+        "ci_low",
+        "ci_high",
     ),
     "classes": ("dataset", "labelled", "method", "target", "size", "gain"),
     "small-targets": ("dataset", "labelled", "method", "gain_small", "gain_large", "rho", "targets"),
@@ -70,6 +72,7 @@ def sections(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, 
             "row": experiment.row,
             "claim": experiment.claim,
             "tables": score_tables(config, name, tables["experiments"], titles),
+            "ladders": ladders(config, name, tables["experiments"], titles),
             "view": view(config, name, tables, titles),
             "kind": experiment.view,
             "legend": [(Markup(legend_mark(m, experiment.methods)), titles[m]) for m in experiment.methods],
@@ -99,19 +102,27 @@ def score_tables(
     return found
 
 
+def ladders(config: Config, name: str, table: pd.DataFrame, titles: dict[str, str]) -> list[Markup]:
+    """The differences to the first method with their intervals, a figure per dataset and ratio."""
+    own = table[table["experiment"] == name]
+    drawn = []
+    for place, ((dataset, ratio), part) in enumerate(own.groupby(["dataset", "labelled"], sort=False)):
+        if np.isfinite(part["difference"]).any():
+            title = f"{dataset}, {patients(str(ratio))}"
+            first = titles[config.experiments[name].methods[0]]
+            drawn.append(Markup(forests.ladder(part, titles, first, title, f"ladder-{name}-{place}")))
+    return drawn
+
+
 def score_row(row: dict[str, Any], titles: dict[str, str], first: float) -> dict[str, Any]:
     """A row as the page shows it."""
-
-    def points(value: float, signed: bool = False) -> str:
-        rounded = round(100 * value, 1) + 0.0 if np.isfinite(value) else np.nan  # No minus zero.
-        return f"{rounded:{'+' if signed else ''}.1f}".replace("-", "−") if np.isfinite(value) else "–"
-
     better = row.get("patients_better", np.nan)
     return {
         "title": titles[row["method"]],
-        "mean": points(row["mean"]),
-        "spread": points(row["std"]) if np.isfinite(row["std"]) else "",
-        "difference": points(row["difference"], signed=True),
+        "mean": shown(row["mean"], "dice"),
+        "spread": shown(row["std"], "dice") if np.isfinite(row["std"]) else "",
+        "difference": difference(row["difference"]) or "–",
+        "interval": difference_interval(row["ci_low"], row["ci_high"]),
         "better": f"{better:.0f} of {row['patients']:.0f}" if np.isfinite(better) else "–",
         "seeds": f"{row['seeds']} of {row['planned']}",
         "whole": row["seeds"] >= row["planned"],
@@ -128,7 +139,7 @@ def view(config: Config, name: str, tables: dict[str, pd.DataFrame], titles: dic
     if kind == "classes":
         return [v for d in datasets if (v := classes_view(config, name, d, tables, titles)) is not None]
     if kind == "pseudo-labels":
-        return [v for d in datasets for v in quality_views(config, name, d, tables["pseudo-labels"], titles)]
+        return [v for d in datasets for v in quality_view(config, name, d, tables["pseudo-labels"], titles)]
     if kind == "balance":
         return balance_view(tables["balance"], datasets)
     if kind == "cost":
@@ -151,9 +162,9 @@ def classes_view(
         {
             "title": titles[r["method"]],
             "ratio": str(r["labelled"]),
-            "small": f"{100 * r['gain_small']:+.1f}",
-            "large": f"{100 * r['gain_large']:+.1f}",
-            "rho": f"{r['rho']:+.2f}" if np.isfinite(r["rho"]) else "–",
+            "small": difference(r["gain_small"]) or "–",
+            "large": difference(r["gain_large"]) or "–",
+            "rho": f"{r['rho']:+.2f}".replace("-", "−") if np.isfinite(r["rho"]) else "–",
         }
         for r in rows
         if r["labelled"] != "all"
@@ -169,28 +180,42 @@ def classes_view(
     }
 
 
-def quality_views(
+def quality_view(
     config: Config, name: str, dataset: str, table: pd.DataFrame, titles: dict[str, str]
-) -> list[Markup]:
-    """Precision and coverage over training, a figure per ratio: the mean over the targets, background left out."""
+) -> list[dict[str, Any]]:
+    """Pseudo-labels over training per ratio: figures of the mean over the targets, a table of each at the end."""
     own = table[
         (table["dataset"] == dataset)
         & table["method"].isin(config.experiments[name].methods)
         & (table["target"] != "background")
     ]
-    if own.empty:
-        return []
     own = own.assign(line=[f"{titles[m]}, {k}" for m, k in zip(own["method"], own["kind"], strict=True)])
-    return [
-        Markup(
-            figures.quality_curves(
-                own[own["labelled"] == ratio],
-                f"{dataset}, {patients(ratio)}, mean over targets",
-                f"quality-{name}-{dataset}-{place}",
-            )
+    lines = list(dict.fromkeys(own["line"]))
+    found = []
+    for place, (ratio, part) in enumerate(own.groupby("labelled", sort=False)):
+        drawn = figures.quality_curves(part, lines, f"quality-{name}-{dataset}-{place}")
+        found.append(
+            {
+                "dataset": dataset,
+                "ratio": str(ratio),
+                "legend": [(Markup(figures.line_mark(line, lines)), line) for line in lines],
+                "figures": [Markup(d) for d in drawn],
+                "targets": list(dict.fromkeys(part["target"])),
+                "rows": quality_rows(part),
+            }
         )
-        for place, ratio in enumerate(own["labelled"].unique())
-    ]
+    return found
+
+
+def quality_rows(part: pd.DataFrame) -> list[dict[str, Any]]:
+    """Precision and coverage of every target at the last iteration of each kind of pseudo-label, over seeds."""
+    rows = []
+    for line, own in part.groupby("line", sort=False):
+        last = own[own["iteration"] == own["iteration"].max()]
+        means = last.groupby("target", sort=False)[["precision", "coverage"]].mean()
+        each = [f"{shown(p, 'dice')} / {shown(c, 'dice')}" for p, c in means.itertuples(index=False)]
+        rows.append({"title": line, "cells": each})
+    return rows
 
 
 def balance_view(table: pd.DataFrame, datasets: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -231,7 +256,9 @@ def cost_view(
         {
             "title": titles[m],
             "training": f"{rows[m]['parameters_training']:,.0f}",
-            "relative": f"{100 * (rows[m]['parameters_training'] / base - 1):+.2f} %" if base > 0 else "–",
+            "relative": f"{100 * (rows[m]['parameters_training'] / base - 1):+.2f} %".replace("-", "−")
+            if base > 0
+            else "–",
             "inference": f"{rows[m]['parameters_inference']:,.0f}",
             "milliseconds": f"{1000 * rows[m]['iteration']:,.0f}",
             "memory": f"{rows[m]['peak_memory_bytes'] / 1e6:,.0f}",
@@ -241,6 +268,11 @@ def cost_view(
         if m in rows
     ]
     return {"dataset": dataset, "rows": shown, "figures": cost_figures(config, name, dataset, tables, titles)}
+
+
+def more_than(value: float, base: float) -> str:
+    """'+0.12 %' more than `base`, or a dash where that is unknown."""
+    return f"{100 * (value / base - 1):+.2f} %".replace("-", "−") if base > 0 else "–"
 
 
 def cost_figures(

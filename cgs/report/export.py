@@ -77,5 +77,5 @@ def write_figures(page: str, folder: Path) -> None:
     for drawing in re.findall(r'<svg role="img".*?</svg>', page, re.S):
         found = re.search(r'id="([\w-]+)-figure_1"', drawing)
         if found:
-            text = drawing.replace("<svg ", '<svg color="black" ', 1)
+            text = drawing.replace("<svg ", '<svg color="black" ', 1).replace("var(--paper, #fff)", "#ffffff")
             write_text(folder / f"{found[1]}.svg", '<?xml version="1.0" encoding="utf-8"?>\n' + text + "\n")

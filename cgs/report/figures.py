@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -10,29 +11,44 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from cgs.report.drawing import CONTROLS, MARKERS, MUTED, PALETTE, STYLE, ratios_of, style_of, svg
+from cgs.report.drawing import (
+    CONTROLS,
+    MARKERS,
+    MUTED,
+    PALETTE,
+    STYLE,
+    WIDTH,
+    mark,
+    ratios_of,
+    style_of,
+    svg,
+)
 from cgs.report.words import patients
 
 
 def learning_curves(
-    curves: pd.DataFrame, methods: Sequence[str], titles: dict[str, str], name: str
+    curves: pd.DataFrame, methods: Sequence[str], titles: dict[str, str], reference: str, name: str
 ) -> list[str]:
     """Validation Dice over iterations, one SVG per number of labelled patients.
 
     `curves` has labelled, method, seed, iteration, value; runs labelled "all" stand in every panel. Lines are
-    means over seeds; from where one of the seeds broke off, the mean of the others goes on paler.
+    means over seeds; from where one of the seeds broke off, the mean of the others goes on paler. That of the method
+    `reference` is thick.
     """
     top = 100 * float(curves["value"].replace([np.inf, -np.inf], np.nan).max())
     panels = []
     for place, ratio in enumerate(ratios_of(curves)):
         panel = curves[curves["labelled"].isin([ratio, "all"])]
         with mpl.rc_context(STYLE):
-            figure, ax = plt.subplots(figsize=(4.6, 3.3))
+            figure, ax = plt.subplots(figsize=(WIDTH, 2.9))
             ends = []
             for method in (m for m in methods if m in set(panel["method"])):
                 own = panel[panel["method"] == method].groupby("iteration")["value"]
                 line, seeds = 100 * own.mean(), own.size()
-                draw_line(ax, line, seeds, method, methods)
+                width = 2.8 if method == reference else 1.3
+                draw_line(
+                    ax, line, seeds, width, style_of(method, methods) | {"ls": CONTROLS.get(method, "-")}
+                )
                 ends.append(f"{titles[method]} {line.iloc[-1]:.1f}")
             ax.set(xlabel="iteration", ylabel="validation Dice (%)", title=patients(ratio))
             ax.set_ylim(0, max(1.0, 1.06 * top if np.isfinite(top) else 1.0))
@@ -41,9 +57,9 @@ def learning_curves(
     return panels
 
 
-def draw_line(ax: Axes, line: pd.Series, seeds: pd.Series, method: str, methods: Sequence[str]) -> None:
+def draw_line(ax: Axes, line: pd.Series, seeds: pd.Series, width: float, style: dict[str, Any]) -> None:
     """The mean of all seeds, and paler what only some of them reached."""
-    look = {"lw": 1.6, "ls": CONTROLS.get(method, "-"), "ms": 4.5, **style_of(method, methods)}
+    look = {"lw": width, "ms": 4.5, "zorder": 2 + width / 10, **style}
     whole = int((seeds == seeds.max()).to_numpy().nonzero()[0][-1]) + 1
     ax.plot(line.index[:whole], line.iloc[:whole], markevery=max(1, whole // 8), **look)
     if whole < len(line):
@@ -63,9 +79,11 @@ def per_target(
     for place, ratio in enumerate(ratios_of(targets)):
         panel = targets[targets["labelled"].isin([ratio, "all"])]
         with mpl.rc_context(STYLE):
-            figure, ax = plt.subplots(figsize=(4.6, 0.9 + 0.62 * len(names)))
+            figure, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.62 * len(names)))
             draw_markers(ax, panel, names, methods)
-            ax.set(xlabel="test Dice (%)", xlim=(-3, 103), title=patients(ratio))
+            lowest = 100 * panel["mean"].min()  # Not from 0: methods that are near would hide each other.
+            start = 10 * np.floor((lowest - 3) / 10) if np.isfinite(lowest) else 0.0
+            ax.set(xlabel="test Dice (%)", xlim=(max(start, -3), 103), title=patients(ratio))
             ax.set_yticks(range(len(names)), names)
             ax.invert_yaxis()
             contest = panel[~panel["method"].isin(controls)].sort_values("mean").dropna(subset=["mean"])
@@ -88,6 +106,39 @@ def draw_markers(ax: Axes, panel: pd.DataFrame, names: list[str], methods: Seque
     ax.grid(axis="y", visible=False)
 
 
+MANY = 4
+"""Targets from which on their names stand upright."""
+
+
+def name_targets(ax: Axes, sizes: pd.DataFrame) -> None:
+    """The sizes themselves as ticks (within a decade a log axis has no others), the names of the targets above.
+
+    `sizes` has target and size, sorted; what lies too near its neighbour for a text moves to the right of it.
+    """
+    ax.set_xscale("log")
+    places = np.log10(100 * sizes["size"].to_numpy())
+    span = max(places[-1] - places[0], 0.3)
+    ax.set_xlim(10 ** (places[0] - 0.1 * span), 10 ** (places[-1] + 0.12 * span))
+    upright = len(sizes) > MANY
+    texts = places.copy()
+    for k in range(1, len(texts)):
+        texts[k] = max(texts[k], texts[k - 1] + (0.075 if upright else 0.2) * span)
+    for target, place, text in zip(sizes["target"], places, texts, strict=True):
+        ax.axvline(10**place, color=MUTED, lw=0.6, alpha=0.4)
+        ax.annotate(
+            target,
+            (10**text, 1.02),
+            xycoords=("data", "axes fraction"),
+            fontsize=9,
+            ha="center",
+            rotation=90 if upright else 0,
+        )
+    known = [k for k in range(len(places)) if not k or places[k] - places[k - 1] > 0.07 * span or not upright]
+    ticks = [10 ** places[k] for k in known]
+    ax.set_xticks(ticks, [f"{v:.2g}" for v in ticks], rotation=90 if upright else 0)
+    ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+
+
 def gain_against_size(
     classes: pd.DataFrame, methods: Sequence[str], titles: dict[str, str], name: str
 ) -> list[str]:
@@ -99,27 +150,19 @@ def gain_against_size(
     for place, ratio in enumerate(ratios_of(classes)):
         panel = classes[(classes["labelled"] == ratio) & ~classes["method"].isin(CONTROLS)]
         panel = panel.replace([np.inf, -np.inf], np.nan).dropna(subset=["size", "gain"])
+        panel = panel[panel["size"] > 0]  # A log axis has no place for a target that training lacks.
         if panel.empty:
             continue
         with mpl.rc_context(STYLE):
-            figure, ax = plt.subplots(figsize=(4.6, 3.3))
+            figure, ax = plt.subplots(figsize=(WIDTH, 2.9))
             for method in (m for m in methods if m in set(panel["method"])):
                 own = panel[panel["method"] == method]
                 ax.plot(100 * own["size"], 100 * own["gain"], ls="none", ms=6.5, **style_of(method, methods))
             sizes = panel.drop_duplicates("target").sort_values("size")
-            for target, size in sizes[["target", "size"]].itertuples(index=False, name=None):
-                ax.axvline(100 * size, color=MUTED, lw=0.6, alpha=0.4)
-                ax.annotate(
-                    target, (100 * size, 1.02), xycoords=("data", "axes fraction"), fontsize=8, ha="center"
-                )
+            name_targets(ax, sizes)
             ax.axhline(0, color=MUTED, lw=1)
-            ax.set_xscale("log")
-            # The sizes themselves as ticks: within a decade a log axis has no others.
-            ax.set_xticks([100 * v for v in sizes["size"]], [f"{100 * v:.3g}" for v in sizes["size"]])
-            ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-            ax.margins(x=0.12)
             ax.set(xlabel="share of the foreground (%), log scale", ylabel="gain over labelled-only (points)")
-            ax.set_title(patients(ratio), pad=18)
+            ax.set_title(patients(ratio), pad=18 if len(sizes) <= MANY else 62)
             means = panel.groupby("target", sort=False)["gain"].mean()
             each = ", ".join(f"{t} {100 * means[t]:+.1f}" for t in sizes["target"])
             alt = f"Gain over labelled-only against target size, {patients(ratio)}. Mean over methods: {each} points."
@@ -127,33 +170,42 @@ def gain_against_size(
     return panels
 
 
-def quality_curves(table: pd.DataFrame, title: str, name: str) -> str:
-    """Precision and coverage over iterations, a line for each kind of pseudo-label of each method.
+def line_style(line: str, lines: Sequence[str]) -> dict[str, Any]:
+    """Colour and marker of a kind of pseudo-label."""
+    place = lines.index(line)
+    return {"color": PALETTE[place % len(PALETTE)], "marker": MARKERS[place % len(MARKERS)]}
 
-    `table` has line (a label), iteration, precision, coverage of one target.
+
+def line_mark(line: str, lines: Sequence[str]) -> str:
+    """Its mark in the legend."""
+    return mark(line_style(line, lines))
+
+
+def quality_curves(table: pd.DataFrame, lines: Sequence[str], name: str) -> list[str]:
+    """Precision, then coverage over iterations, a line for each kind of pseudo-label of each method.
+
+    `table` has line (a label, one of `lines`), iteration, target, precision, coverage; the mean over the targets.
     """
-    lines = list(dict.fromkeys(table["line"]))
-    with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(7.4, 3.2), sharey=True)
-        for ax, quantity in zip(axes, ("precision", "coverage"), strict=True):
-            for place, line in enumerate(lines):
+    ends = table[table["iteration"] == table["iteration"].max()].groupby("line")
+    span = table["iteration"].min(), table["iteration"].max()
+    drawn = []
+    for quantity in ("precision", "coverage"):
+        with mpl.rc_context(STYLE):
+            figure, ax = plt.subplots(figsize=(WIDTH, 2.9))
+            for line in lines:
                 own = 100 * table[table["line"] == line].groupby("iteration")[quantity].mean()
-                look = {"color": PALETTE[place % len(PALETTE)], "marker": MARKERS[place % len(MARKERS)]}
-                ax.plot(own.index, own, lw=1.5, ms=4, markevery=max(1, len(own) // 6), label=line, **look)
-            ax.set(xlabel="iteration", ylabel=f"{quantity} (%)", ylim=(0, 104))
-        figure.suptitle(title, fontsize=11)
-        axes[1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
-        last = (
-            table[table["iteration"] == table["iteration"].max()]
-            .groupby("line")[["precision", "coverage"]]
-            .mean()
-        )
-        each = "; ".join(
-            f"{line} precision {100 * last.loc[line, 'precision']:.0f}, coverage {100 * last.loc[line, 'coverage']:.0f}"
-            for line in lines
-            if line in last.index
-        )
-        return svg(figure, name, f"Pseudo-labels over training, {title}. At the end, in per cent: {each}.")
+                ax.plot(
+                    own.index, own, lw=1.5, ms=4, markevery=max(1, len(own) // 6), **line_style(line, lines)
+                )
+            if not np.isfinite(table[quantity]).any():
+                ax.text(0.5, 0.5, "no pixel got such a label", transform=ax.transAxes, ha="center")
+            ax.set(xlabel="iteration", ylabel=f"{quantity} (%)", ylim=(0, 104), title=quantity)
+            ax.set_xlim(span[0] - 0.03 * (span[1] - span[0] or 1), span[1] + 0.03 * (span[1] - span[0] or 1))
+            last = 100 * ends[quantity].mean().reindex(lines).dropna()
+            each = ", ".join(f"{line} {value:.0f}" for line, value in last.items())
+            alt = f"Pseudo-labels over training: {quantity}, mean over targets. At the end, in per cent: {each}."
+            drawn.append(svg(figure, f"{name}-{quantity}", alt))
+    return drawn
 
 
 def label_efficiency(
@@ -167,7 +219,7 @@ def label_efficiency(
     if len(numbers) < 2:
         return None
     with mpl.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(5.2, 3.4))
+        figure, ax = plt.subplots(figsize=(WIDTH, 2.9))
         ends = []
         for method in methods:
             own = main[main["method"] == method].set_index("labelled")["mean"]
@@ -191,12 +243,14 @@ def cost_accuracy(
 ) -> str:
     """Test Dice against milliseconds an iteration; `rows` has method, milliseconds, mean."""
     with mpl.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(4.6, 3.3))
+        figure, ax = plt.subplots(figsize=(WIDTH, 2.9))
         for method, time, mean in rows[["method", "milliseconds", "mean"]].itertuples(index=False, name=None):
             ax.plot([time], [100 * mean], ls="none", ms=7, **style_of(method, methods))
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda v, _: f"{v:g}"))
-        ax.xaxis.set_minor_formatter(mpl.ticker.FuncFormatter(lambda v, _: ""))
+        ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+        ax.margins(x=0.12)
         ax.set(xlabel="milliseconds an iteration, log scale", ylabel="test Dice (%)", title=patients(ratio))
         each = ", ".join(
             f"{titles[m]} {t:.0f} ms {100 * d:.1f}"

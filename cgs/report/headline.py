@@ -10,7 +10,9 @@ from cgs.config import UNTRAINED, Config
 from cgs.dataset_config import PhantomConfig
 from cgs.plan import controls_of
 from cgs.report.inputs import cell_values, leading, seeds_of, shown_datasets
-from cgs.report.words import compared, interval_of, patients
+from cgs.report.provenance import energy
+from cgs.report.quality import counts
+from cgs.report.words import compared, interval_text, patients
 
 FULL_ITERATIONS, FULL_SIZE = 30000, 224
 
@@ -32,7 +34,9 @@ def budget(config: Config, runs: pd.DataFrame) -> dict[str, Any]:
         "seeds": len(config.seeds),
         "planned": len(runs),
         "complete": int((runs["status"] == "complete").sum()),
+        "counts": counts(runs),
         "hours": float(runs["seconds"].sum()) / 3600,
+        "energy": energy(runs),
         "phantom": any(isinstance(d, PhantomConfig) for d in config.datasets.values()),
     }
 
@@ -80,7 +84,8 @@ def headline(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, 
 def certainty(config: Config, tables: dict[str, pd.DataFrame], best: str, dataset: str, ratio: str) -> str:
     """' (95 % interval over patients 86.0 to 90.2)', or nothing where it is not known."""
     own = leading(config, tables["main"], dataset)
-    found = interval_of(own[own["labelled"].isin([ratio, "all"])], best, "dice")
+    rows = own[own["labelled"].isin([ratio, "all"]) & (own["method"] == best)].to_dict("records")
+    found = interval_text({str(k): v for k, v in rows[0].items()}, "dice") if rows else ""
     return f" (95 % interval over patients {found})" if found else ""
 
 

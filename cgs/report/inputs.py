@@ -57,7 +57,9 @@ def optional(path: Path) -> dict[str, Any]:
 def unknown_runs(config: Config) -> pd.DataFrame:
     """The planned runs, for a page without runs.csv: how they ended is not known."""
     table = pd.DataFrame([asdict(cell) for cell in cells(config)])
-    return table.assign(status="unknown", sentence="", seconds=0.0)
+    return table.assign(
+        status="unknown", sentence="", seconds=0.0, best_validation_dice=np.nan, last_validation_dice=np.nan
+    )
 
 
 def leading(config: Config, table: pd.DataFrame, dataset: str) -> pd.DataFrame:

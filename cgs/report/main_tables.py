@@ -10,7 +10,10 @@ import pandas as pd
 from cgs.config import Config
 from cgs.plan import controls_of
 from cgs.report.inputs import seeds_of
-from cgs.report.words import LOWER, NAMES, difference, interval_of, shown
+from cgs.report.words import LOWER, NAMES, difference, interval_text, shown
+
+Cells = dict[tuple[str, str], dict[str, Any]]
+"""Rows of main.csv by method and metric."""
 
 
 def main_rows(
@@ -22,8 +25,7 @@ def main_rows(
     titles: dict[str, str],
 ) -> dict[str, Any]:
     """One table: methods by Dice, the controls below; best values marked."""
-    main, runs = tables["main"], tables["runs"]
-    controls = controls_of(config)
+    main, controls = tables["main"], controls_of(config)
     every = main[
         (main["dataset"] == dataset)
         & main["labelled"].isin([ratio, "all"])
@@ -31,69 +33,37 @@ def main_rows(
     ]
     first, *others = config.evaluation.selections
     chosen = every[every["selection"] == first]
-    other = every[every["selection"].isin(others) & (every["metric"] == "dice")].set_index("method")["mean"]
     if chosen.empty:
         return {"metrics": [], "rows": []}
-    metrics = list(dict.fromkeys(chosen["metric"]))
-    seeds = seeds_of(config, chosen, dataset, ratio)
-    means = chosen.pivot_table(index="method", columns="metric", values="mean", dropna=False)
-    spread = chosen.pivot_table(index="method", columns="metric", values="std", dropna=False)
-    # Lengths in mm need a spacing; where it is unknown the column is left out. Any other gap is shown.
-    if convention == "strict":
-        metrics = [m for m in metrics if means[m].notna().any()]
-    contest = means.drop(index=[m for m in controls if m in means.index]).where(np.isfinite)
-    best = {m: (contest[m].min() if m in LOWER else contest[m].max()) for m in metrics if len(contest)}
-    known = chosen.dropna(subset=["published"]).set_index(["method", "metric"])
-    dice = means["dice"] if "dice" in means else pd.Series(dtype=float)
-    rows: list[dict[str, Any]] = []
-    ties = tables["ties"]
-    tied = ties[(ties["dataset"] == dataset) & (ties["ratio"] == ratio) & (ties["convention"] == convention)]
-    tied = tied[tied["selection"] == first]
-    marks = set(tied[["method", "metric"]].itertuples(index=False, name=None))
-    for method in config.methods:
-        own = runs[
-            (runs["dataset"] == dataset) & (runs["method"] == method) & runs["labelled"].isin([ratio, "all"])
-        ]
-        line = []
-        for metric in metrics:
-            value = means[metric].get(method, np.nan)
-            deviation = spread[metric].get(method, np.nan) if metric in spread else np.nan
-            line.append(
-                {
-                    "value": shown(value, metric),
-                    "spread": shown(deviation, metric) if np.isfinite(deviation) else "",
-                    "interval": interval_of(chosen, method, metric) if metric == "dice" else "",
-                    "tied": (method, metric) in marks,
-                    "best": method not in controls and np.isfinite(value) and value == best.get(metric),
-                }
-            )
-        published = known["published"].get((method, "dice"), np.nan) if len(known) else np.nan
-        source = known["published_source"].get((method, "dice"), "") if len(known) else ""
-        rows.append(
-            {
-                "title": titles[method],
-                "name": method,
-                "control": method in controls,
-                "reference": method == config.reference,
-                "cells": line,
-                "done": seeds.get(method, 0),
-                "planned": len(own),
-                "other": shown(other.get(method, np.nan), "dice"),
-                "measured": reference_of(chosen, method),
-                "published": "" if np.isnan(published) else shown(published, "dice"),
-                "difference": difference(dice.get(method, np.nan) - published),
-                "source": source,
-                "order": (method in controls, -np.nan_to_num(dice.get(method, -1.0), nan=-1.0)),
-            }
-        )
-    rows.sort(key=lambda r: r["order"])
+    cells: Cells = {(row["method"], row["metric"]): dict(row) for _, row in chosen.iterrows()}
+    metrics = metrics_of(chosen, convention)
+    best = best_values(cells, metrics, controls)
+    marks = ties_of(tables["ties"], dataset, ratio, convention, first)
+    other = every[every["selection"].isin(others) & (every["metric"] == "dice")].set_index("method")["mean"]
+    done, planned = seeds_of(config, chosen, dataset, ratio), planned_of(tables["runs"], dataset, ratio)
+    rows: list[dict[str, Any]] = [
+        {
+            "title": titles[method],
+            "name": method,
+            "control": method in controls,
+            "reference": method == config.reference,
+            "cells": [cell_of(cells, method, m, best, marks, controls) for m in metrics],
+            "done": done.get(method, 0),
+            "planned": planned.get(method, 0),
+            "other": shown(other.get(method, np.nan), "dice"),
+            "measured": reference_of(cells.get((method, "dice"), {})),
+            **published_of(cells.get((method, "dice"), {}), "dice"),
+        }
+        for method in config.methods
+    ]
+    rows.sort(key=lambda r: order_of(r, cells))
     named = chosen.get("reference_name", pd.Series(dtype=object)).dropna().unique().tolist()
-    names = [f"{NAMES[m]} {'↓' if m in LOWER else '↑'}".replace(" ", "\N{NO-BREAK SPACE}") for m in metrics]
     return {
-        "metrics": names,
+        "metrics": [heading(m) for m in metrics],
         "rows": rows,
         "other": f"Dice (%), {others[0]}" if others else "",
         "published": any(r["published"] for r in rows),
+        "published_others": published_others(cells, rows, [m for m in metrics if m != "dice"]),
         "reference": any(r["measured"] for r in rows),
         "reference_name": ", ".join(n for n in named if n),
         "spreads": any(c["spread"] for r in rows for c in r["cells"]),
@@ -102,11 +72,105 @@ def main_rows(
     }
 
 
-def reference_of(chosen: pd.DataFrame, method: str) -> str:
+def heading(metric: str) -> str:
+    """'Dice (%) ↑', in one line."""
+    return f"{NAMES[metric]} {'↓' if metric in LOWER else '↑'}".replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def metrics_of(chosen: pd.DataFrame, convention: str) -> list[str]:
+    """The columns. Lengths in mm need a spacing: where it is unknown they are left out; any other gap is shown."""
+    metrics = list(dict.fromkeys(chosen["metric"]))
+    if convention != "strict":
+        return metrics
+    return [m for m in metrics if chosen.loc[chosen["metric"] == m, "mean"].notna().any()]
+
+
+def best_values(cells: Cells, metrics: list[str], controls: frozenset[str]) -> dict[str, float]:
+    """The best finite mean of each metric; the controls take no part."""
+    found = {}
+    for metric in metrics:
+        means = [r["mean"] for (m, k), r in cells.items() if k == metric and m not in controls]
+        known = [v for v in means if np.isfinite(v)]
+        if known:
+            found[metric] = min(known) if metric in LOWER else max(known)
+    return found
+
+
+def ties_of(
+    ties: pd.DataFrame, dataset: str, ratio: str, convention: str, selection: str
+) -> set[tuple[str, str]]:
+    """Methods and metrics that are not distinguishable from the best of one table."""
+    own = ties[
+        (ties["dataset"] == dataset)
+        & (ties["ratio"] == ratio)
+        & (ties["convention"] == convention)
+        & (ties["selection"] == selection)
+    ]
+    return set(own[["method", "metric"]].itertuples(index=False, name=None))
+
+
+def planned_of(runs: pd.DataFrame, dataset: str, ratio: str) -> dict[str, int]:
+    """Number of planned runs of each method at a ratio."""
+    own = runs[(runs["dataset"] == dataset) & runs["labelled"].isin([ratio, "all"])]
+    return {str(m): int(n) for m, n in own.groupby("method").size().items()}
+
+
+def cell_of(
+    cells: Cells,
+    method: str,
+    metric: str,
+    best: dict[str, float],
+    marks: set[tuple[str, str]],
+    controls: frozenset[str],
+) -> dict[str, Any]:
+    """A value with its deviation over seeds, its interval over patients, and whether it is or equals the best."""
+    row = cells.get((method, metric), {})
+    value, deviation = (float(row.get(key, np.nan)) for key in ("mean", "std"))
+    leads = method not in controls and np.isfinite(value) and value == best.get(metric)
+    return {
+        "value": shown(value, metric),
+        "spread": shown(deviation, metric) if np.isfinite(deviation) else "",
+        "interval": interval_text(row, metric) if np.isfinite(value) else "",
+        "tied": (method, metric) in marks and not leads,
+        "best": leads,
+    }
+
+
+def order_of(row: dict[str, Any], cells: Cells) -> tuple[bool, float]:
+    """Methods before controls, by falling Dice, unknown ones last."""
+    dice = float(cells.get((row["name"], "dice"), {}).get("mean", np.nan))
+    return row["control"], -np.nan_to_num(dice, nan=-1.0)
+
+
+def published_of(row: dict[str, Any], metric: str) -> dict[str, str]:
+    """The published value of a cell, ours less it, and who published it; empty where there is none."""
+    value = float(row.get("published", np.nan))
+    if not np.isfinite(value):
+        return {"published": "", "difference": "", "source": ""}
+    return {
+        "published": shown(value, metric),
+        "difference": difference(float(row["mean"]) - value, metric),
+        "source": str(row["published_source"]),
+    }
+
+
+def published_others(cells: Cells, rows: list[dict[str, Any]], metrics: list[str]) -> dict[str, Any] | None:
+    """A table of what was published beyond Dice; None where nothing was."""
+    columns = [
+        m for m in metrics if any(published_of(cells.get((r["name"], m), {}), m)["published"] for r in rows)
+    ]
+    found = []
+    for row in rows:
+        own = [published_of(cells.get((row["name"], m), {}), m) for m in columns]
+        if any(c["published"] for c in own):
+            found.append({"title": row["title"], "control": row["control"], "cells": own})
+    return {"metrics": [heading(m) for m in columns], "rows": found} if found else None
+
+
+def reference_of(row: dict[str, Any]) -> str:
     """The reference's Dice of a method with its number of seeds, or nothing."""
-    own = chosen[(chosen["method"] == method) & (chosen["metric"] == "dice")]
-    value = float(own["reference"].iloc[0]) if len(own) and "reference" in own else np.nan
-    return f"{shown(value, 'dice')} ({own['reference_seeds'].iloc[0]:.0f})" if np.isfinite(value) else ""
+    value = float(row.get("reference", np.nan))
+    return f"{shown(value, 'dice')} ({row['reference_seeds']:.0f})" if np.isfinite(value) else ""
 
 
 def sources(rows: list[dict[str, Any]]) -> dict[str, list[str]]:

@@ -43,7 +43,8 @@ def overlays_section(
                 if labels is not None:
                     tiles.append(overlay(titles[method], labels, reference, targets))
             rows.append({"ratio": ratio, "tiles": tiles})
-        cases.append({"name": case, "slice": slice_tile(arrays[key]), "rows": rows})
+        role = str(arrays.get(f"{name}/{case}/role", ""))
+        cases.append({"name": case, "role": role, "slice": slice_tile(arrays[key]), "rows": rows})
     if not cases:
         return None
     kinds = zip(("missed", "invented", "confused"), ERROR_COLOURS, strict=True)

@@ -18,7 +18,7 @@ from cgs.report.datasets import dataset_section
 from cgs.report.drawing import legend_mark
 from cgs.report.headline import budget, changed_options, headline
 from cgs.report.inputs import COLUMNS, COMPARISONS, optional, read_table, shown_datasets, unknown_runs
-from cgs.report.provenance import NO_PROVENANCE, digests
+from cgs.report.provenance import FIGURES, NO_PROVENANCE, methods_by_digest
 from cgs.report.quality import quality
 from cgs.report.words import patients
 from cgs.titles import method_titles
@@ -52,15 +52,16 @@ def render(config: Config, paths: Paths) -> Path:
         "budget": budget(config, tables["runs"]),
         "datasets": [dataset_section(name, config, tables, paths, titles) for name in shown_datasets(config)],
         "experiments": experiments.sections(config, tables, titles),
-        "quality": list(quality(config, tables, titles)),
+        "quality": quality(config, tables, titles),
         "provenance": NO_PROVENANCE | provenance,
         "config_json": json.dumps(config.model_dump(mode="json"), indent=1),
         "missing": missing,
         "changed": changed_options(config, titles),
         "legend": [(Markup(legend_mark(m, config.methods)), titles[m]) for m in config.methods],
-        "digests": digests(tables["runs"], titles),
+        "digests": methods_by_digest(tables["runs"], titles),
+        "patients": patients,
+        "figures": FIGURES,
     }
-    page["patients"] = patients
     environment = Environment(
         loader=PackageLoader("cgs.report"),
         autoescape=True,

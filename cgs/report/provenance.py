@@ -1,9 +1,10 @@
-"""What the numbers rest on: the facts of the provenance section."""
+"""What the numbers rest on, and from which table each figure is made."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 NO_PROVENANCE: dict[str, Any] = {
@@ -15,6 +16,19 @@ NO_PROVENANCE: dict[str, Any] = {
     "started": None,
     "finished": None,
 }
+FIGURES = (
+    ("forest-", "differences.csv", "paired differences to the reference method"),
+    ("ranks-", "ranks.csv", "rank stability"),
+    ("targets-", "targets.csv", "Dice per target"),
+    ("efficiency-", "main.csv", "label efficiency"),
+    ("curves-", "curves.csv", "learning curves"),
+    ("ladder-", "experiments.csv", "ablations"),
+    ("size-", "classes.csv", "gain against target size"),
+    ("quality-", "pseudo-labels.csv", "quality of pseudo-labels"),
+    ("cost-", "cost.csv and experiments.csv", "cost against accuracy"),
+    ("", "overlays.npz", "predictions (in the page alone)"),
+)
+"""How the name of a figure's file begins, the table that it is made from, and what it shows."""
 
 
 def digests(runs: pd.DataFrame, titles: dict[str, str]) -> dict[str, list[str]]:
@@ -23,3 +37,23 @@ def digests(runs: pd.DataFrame, titles: dict[str, str]) -> dict[str, list[str]]:
         return {}
     known = runs.dropna(subset=["source_digest"]).groupby("method", sort=False)["source_digest"].unique()
     return {titles[str(m)]: [str(d)[:12] for d in found] for m, found in known.items() if m in titles}
+
+
+def methods_by_digest(runs: pd.DataFrame, titles: dict[str, str]) -> dict[str, list[str]]:
+    """The same the other way round: a digest, and the methods that it trained; variants share one."""
+    found: dict[str, list[str]] = {}
+    for title, own in digests(runs, titles).items():
+        for digest in own:
+            found.setdefault(digest, []).append(title)
+    return found
+
+
+def energy(runs: pd.DataFrame) -> str:
+    """'12.3 kWh of GPU in 40 of 48 trainings', or that nothing was recorded."""
+    values = pd.to_numeric(runs.get("energy_joules", pd.Series(dtype=float)), errors="coerce")
+    known = values[np.isfinite(values)]
+    if known.empty:
+        return "not recorded"
+    return (
+        f"{known.sum() / 3.6e6:.2f} kWh of the GPU alone, recorded in {len(known)} of {len(runs)} trainings"
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
-import pandas as pd
 
 PERCENT = ("dice", "jaccard", "nsd")
 NAMES = {
@@ -24,11 +26,17 @@ def shown(value: float, metric: str) -> str:
     return f"{100 * value:.1f}" if metric in PERCENT else f"{value:.1f}"
 
 
-def difference(value: float) -> str:
-    """A difference of Dice in points with its sign, or nothing where either side is unknown."""
+def difference(value: float, metric: str = "dice") -> str:
+    """A difference with its sign, in points where the metric is a share; nothing where either side is unknown."""
     if not np.isfinite(value):
         return ""
-    return f"{round(100 * value, 1) + 0.0:+.1f}".replace("-", "−")  # Adding 0.0 makes minus zero plus zero.
+    scale = 100 if metric in PERCENT else 1
+    return f"{round(scale * value, 1) + 0.0:+.1f}".replace("-", "−")  # Adding 0.0 makes minus zero plus zero.
+
+
+def difference_interval(low: float, high: float) -> str:
+    """'−1.2 to +0.4', or a dash where it is unknown."""
+    return f"{difference(low)} to {difference(high)}" if np.isfinite(low) else "–"
 
 
 def compared(points: float, other: str) -> str:
@@ -50,12 +58,11 @@ def patients(labelled: str) -> str:
     return f"{labelled} labelled patient{'' if labelled == '1' else 's'}"
 
 
-def interval_of(chosen: pd.DataFrame, method: str, metric: str) -> str:
-    """The interval over patients of a mean, as '86.0 to 90.2', or nothing."""
-    own = chosen[(chosen["method"] == method) & (chosen["metric"] == metric)]
-    if own.empty or "ci_low" not in own or not np.isfinite(own["ci_low"].iloc[0]):
+def interval_text(row: Mapping[str, Any], metric: str) -> str:
+    """The interval over patients of a row of main.csv, as '86.0 to 90.2', or nothing."""
+    low, high = float(row.get("ci_low", np.nan)), float(row.get("ci_high", np.nan))
+    if not np.isfinite(low):
         return ""
-    low, high = float(own["ci_low"].iloc[0]), float(own["ci_high"].iloc[0])
-    if metric in PERCENT:  # Student's interval knows no bounds.
-        low, high = max(low, 0.0), min(high, 1.0)
+    low = max(low, 0.0)  # Student's interval knows no bounds.
+    high = min(high, 1.0) if metric in PERCENT else high
     return f"{shown(low, metric)} to {shown(high, metric)}"

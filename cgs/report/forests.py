@@ -41,7 +41,9 @@ def intervals(
 ) -> str:
     """A row for each method: its difference and interval, in colour where it is `sure`."""
     with mpl.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.27 * len(rows)))
+        longest = max((len(titles[m]) for m in rows["method"]), default=0)
+        width = max(WIDTH - 0.07 * max(longest - 14, 0), 2.4)  # Long names must not make all type smaller.
+        figure, ax = plt.subplots(figsize=(width, 0.9 + 0.27 * len(rows)))
         for place, (row, certain) in enumerate(zip(rows.to_dict("records"), sure, strict=True)):
             colour = PALETTE[1] if certain else MUTED
             ends = [100 * row["ci_low"], 100 * row["ci_high"]]

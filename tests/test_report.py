@@ -269,3 +269,19 @@ def test_variants_show_their_own_name() -> None:
         }
     )
     assert method_titles(config) == {"cgs": "CGS", "no-ihed": "no-ihed"}
+
+
+def test_published_values_stand_beside_ours() -> None:
+    from cgs.report.main_tables import published_of, published_others
+
+    row = {"mean": 2.0, "published": 1.5, "published_source": "someone"}
+    assert published_of(row, "hd95") == {"published": "1.5", "difference": "+0.5", "source": "someone"}
+    assert (
+        published_of({"mean": 0.5, "published": 0.6, "published_source": "x"}, "jaccard")["difference"]
+        == "−10.0"
+    )
+    assert published_of({"mean": 2.0, "published": np.nan}, "hd95")["published"] == ""
+    rows = [{"title": "A", "name": "a", "control": False}, {"title": "B", "name": "b", "control": False}]
+    table = published_others({("a", "hd95"): row, ("b", "hd95"): {"mean": 1.0}}, rows, ["jaccard", "hd95"])
+    assert table is not None and [r["title"] for r in table["rows"]] == ["A"] and len(table["metrics"]) == 1
+    assert published_others({}, rows, ["hd95"]) is None

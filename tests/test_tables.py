@@ -251,3 +251,48 @@ def test_disagreement_is_said(made: Paths) -> None:
     assert re.search(
         r"CGS: test Dice is 63\.[78] % with the best checkpoint and 23\.[78] % with the last", page
     )
+
+
+def test_diverged_runs_say_why(made: Paths) -> None:
+    folder = folder_of(HALF, made)
+    write_json(folder / "provenance.json", {"status": "failed", "diverged": True})
+    write_json(folder / "failure.json", {"sentence": "The loss is nan at iteration 4."})
+    page = page_of(made)
+    assert "phantom, 1 labelled, CGS, seed 0 diverged: The loss is nan at iteration 4." in page
+    assert "Of 10 planned trainings 9 are complete, 1 diverged, 0 failed for another reason" in page
+
+
+def test_energy_is_shown_where_it_is_known(made: Paths) -> None:
+    assert "<dt>Energy</dt><dd>not recorded</dd>" in page_of(made)
+    for seed in (0, 1):
+        file = folder_of(Cell("phantom", "1", "cgs", seed), made) / "provenance.json"
+        write_json(file, {**json.loads(file.read_text()), "energy_joules": 1.8e6})
+    assert "1.00 kWh of the GPU alone, recorded in 2 of 10 trainings" in page_of(made)
+    assert pd.read_csv(made.tables / "runs.csv")["energy_joules"].sum() == 3.6e6
+
+
+def test_labels_are_counted(made: Paths) -> None:
+    page = page_of(made)
+    # Six patients of eight slices, one of them labelled.
+    assert '<tr><th scope="row">1</th><td>8</td><td>5</td><td>40</td><td>16.7 %</td></tr>' in page
+
+
+def test_ablations_are_a_ladder_with_intervals(made: Paths) -> None:
+    ladder = {"title": "Ladder", "row": "A1", "methods": ["cgs", "labelled-only"]}
+    page = page_of(made, experiments={"a": ladder})
+    assert 'id="ladder-a-0-figure_1"' in page and 'id="ladder-a-1-figure_1"' in page
+    # Both patients lose the same, so the interval has no width.
+    assert "<td>−17.2</td><td>−17.2 to −17.2</td><td>0 of 2</td>" in page
+
+
+def test_every_figure_names_its_table(made: Paths) -> None:
+    from cgs.report.provenance import FIGURES
+
+    page_of(made, experiments={"size": {"title": "Size", "view": "classes", "methods": METHODS}})
+    files = [file.name for file in (made.report.parent / "figures").glob("*.svg")]
+    assert files
+    for file in files:
+        known = [table for prefix, table, _ in FIGURES if prefix and file.startswith(prefix)]
+        assert len(known) == 1 and all((made.tables / name).is_file() for name in known[0].split(" and ")), (
+            file
+        )

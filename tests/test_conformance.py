@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import small_config
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import cgs.engine.train as engine
 from cgs.data.store import load_slices
@@ -152,6 +155,36 @@ def test_same_seed_same_bits(name: str, run_cell: Callable[..., Path], phantom: 
     )
     assert same(first, second) and same(first, second, "weights.safetensors")
     assert not same(first, other)
+
+
+WITHOUT_DETERMINISTIC_KERNEL = re.compile(
+    r"adaptive_(avg|max)_pool|avg_pool3d|max_pool3d|fractional_max_pool|max_unpool|reflection_pad|ctc_loss|embedding_bag|"
+    r"histc|bincount|median|grid_sampler|cumsum|put_?\.|scatter_reduce|upsample_(linear|bicubic|trilinear)|resize_\."
+)
+"""What torch says it refuses on CUDA in deterministic mode, at least in part. `nll_loss2d` is asked for its reduction
+below; `upsample_bilinear2d` is done in another way by torch itself there."""
+
+
+class Watched(TorchDispatchMode):
+    """Refuses operators that have no deterministic kernel on CUDA."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        called = str(func)
+        assert not WITHOUT_DETERMINISTIC_KERNEL.search(called.replace("index_put", "index")), called
+        if "nll_loss2d_forward" in called:
+            assert args[3] == 0, "a mean or sum of nll_loss2d adds in any order; reduction='none' does not"
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_without_a_deterministic_kernel_on_cuda(name: str, phantom: Path) -> None:
+    """So that no method fails on a GPU in deterministic mode, where none is at hand to try it."""
+    method = made(name)
+    maker = batches(method, phantom)
+    for stage in method.stages:
+        batch = maker(0)
+        with Watched():
+            terms = method.loss(batch, dataclasses.replace(Progress(600, 1000), stage=stage.name))
+            sum(terms.values()).backward()
 
 
 def test_resume_is_bit_exact(

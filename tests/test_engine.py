@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import cgs.engine.train as engine
 from baselines.labelled_only import LabelledOnly
+from cgs.discovery import available_methods
 from cgs.engine.average import Average
 from cgs.engine.losses import ema_decay
 from cgs.engine.method import Progress, Stage
@@ -215,6 +216,18 @@ def test_a_signal_ends_the_iteration_saves_and_resumes(
     resumed = run_cell("mean-teacher", "b")
     names = ("weights.safetensors", "weights-last.safetensors")
     assert all((whole / n).read_bytes() == (resumed / n).read_bytes() for n in names)
+
+
+@pytest.mark.parametrize("name", available_methods())
+def test_same_seed_same_bits_with_two_threads(name: str, run_cell: Callable[..., Path]) -> None:
+    """Sums may be split otherwise than with one thread, but every time in the same way."""
+    labelled = "all" if name == "fully-supervised" else "1"
+    try:
+        first, second = (run_cell(name, p, labelled=labelled, training={"threads": 2}) for p in ("a", "b"))
+    finally:
+        torch.set_num_threads(1)
+    for file in ("weights.safetensors", "weights-last.safetensors"):
+        assert (first / file).read_bytes() == (second / file).read_bytes()
 
 
 def test_what_is_complete_is_not_trained_again(

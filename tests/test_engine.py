@@ -223,7 +223,9 @@ def test_same_seed_same_bits_with_two_threads(name: str, run_cell: Callable[...,
     """Sums may be split otherwise than with one thread, but every time in the same way."""
     labelled = "all" if name == "fully-supervised" else "1"
     try:
-        first, second = (run_cell(name, p, labelled=labelled, training={"threads": 2}) for p in ("a", "b"))
+        first, second = (
+            run_cell(name, p, labelled=labelled, training={"threads": 2, "iterations": 4}) for p in ("a", "b")
+        )
     finally:
         torch.set_num_threads(1)
     for file in ("weights.safetensors", "weights-last.safetensors"):

@@ -11,7 +11,7 @@ import pandas as pd
 
 from cgs.config import Config
 from cgs.errors import SuiteError
-from cgs.files import read_json
+from cgs.files import read_csv, read_json
 from cgs.plan import cells
 
 TEXT = dict.fromkeys(
@@ -39,11 +39,13 @@ def shown_datasets(config: Config) -> tuple[str, ...]:
 
 def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """A table, or an empty one where it is missing or damaged: the page says so."""
+    rows = optional(path.parent / "provenance.json").get("rows", {}).get(path.stem)
     try:
-        table = pd.read_csv(path, dtype=TEXT)
+        table = read_csv(path, dtype=TEXT)
     except (OSError, ValueError):
         return pd.DataFrame(columns=list(columns))
-    return table if set(columns) <= set(table) else pd.DataFrame(columns=list(columns))
+    whole = set(columns) <= set(table) and rows in (None, len(table))
+    return table if whole else pd.DataFrame(columns=list(columns))
 
 
 def optional(path: Path) -> dict[str, Any]:

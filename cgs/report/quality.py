@@ -35,6 +35,7 @@ def findings(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, 
     yield from lost(tables["runs"], titles)
     yield from missing(tables["runs"], titles)
     yield from fallen(tables["runs"], titles)
+    yield from remarks(tables["runs"], titles)
     for dataset in shown_datasets(config):
         for ratio in map(str, config.datasets[dataset].labelled):
             values = 100 * cell_values(tables, dataset, ratio, config)
@@ -114,6 +115,13 @@ def fallen(runs: pd.DataFrame, titles: dict[str, str]) -> Iterator[Finding]:
             f"{name_of(run, titles)}: validation Dice fell from {100 * run['best_validation_dice']:.1f} % at iteration "
             f"{int(run['best_iteration'])} to {100 * run['last_validation_dice']:.1f} % at the end.",
         )
+
+
+def remarks(runs: pd.DataFrame, titles: dict[str, str]) -> Iterator[Finding]:
+    """What the tables say of complete runs."""
+    for run in runs[runs["status"] == "complete"].to_dict("records"):
+        if reason := reason_of(run):
+            yield finding("warning", f"{name_of(run, titles)}: {reason}")
 
 
 def disagreements(

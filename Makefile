@@ -39,4 +39,4 @@ slurm: .venv/installed
 	tests/slurm/run.sh
 
 test: check
-	$(BIN)/python -m pytest -n 2
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2

@@ -33,14 +33,14 @@ from cgs.plan import Cell, cells
 from cgs.presets import METHODS
 
 BOUNDS = {
-    "snakemake -n, nothing done": (400, 3.0),
-    "snakemake -n, all done": (400, 3.0),
-    "tables": (600, 8.0),
-    "report": (120, 4.0),
+    "snakemake -n, nothing done": (120, 2.0),
+    "snakemake -n, all done": (120, 2.0),
+    "tables": (300, 4.0),
+    "report": (60, 2.0),
 }
 """Processor seconds and GiB of memory that 5,000 runs may take."""
-PAGE, FILES = 10e6, 12
-"""Bytes of the page, and files a run, at most."""
+PAGE = 10e6
+"""Bytes of the page, at most."""
 
 
 def config_of(runs: int) -> Config:
@@ -143,7 +143,6 @@ def main() -> int:
         folder = Path(name)
         found = steps(config, folder)
         page = (folder / "reports/load/index.html").stat().st_size
-        files = sum(1 for p in (folder / "results/load/runs").rglob("*") if p.is_file())
         tables = sum(p.stat().st_size for p in (folder / "results/load/tables").iterdir())
     share = max(runs / 5000, 0.1)  # What starting costs does not shrink.
     lines = [
@@ -152,12 +151,12 @@ def main() -> int:
         "| step | processor seconds | bound | GiB | bound |",
         "|---|---:|---:|---:|---:|",
     ]
-    excess = page > PAGE or files > FILES * runs
+    excess = page > PAGE
     for step, (seconds, memory) in found.items():
         bound, room = (value * share for value in BOUNDS[step])
         excess |= seconds > bound or memory > max(room, 1)
         lines.append(f"| {step} | {seconds:.0f} | {bound:.0f} | {memory:.1f} | {max(room, 1):.1f} |")
-    lines += ["", f"Page: {page / 1e6:.1f} MB. Tables: {tables / 1e6:.0f} MB. Files of runs: {files}."]
+    lines += ["", f"Page: {page / 1e6:.1f} MB. Tables: {tables / 1e6:.0f} MB."]
     print("\n".join(lines))
     if options.markdown:
         write_text(options.markdown, "\n".join(lines) + "\n")

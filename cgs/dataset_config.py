@@ -4,21 +4,61 @@ from __future__ import annotations
 
 import csv
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NAME = r"^[a-z0-9][a-z0-9-]*$"
+MISSING = frozenset(("", "#N/A", "#NA", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"))
+"""Words that a reader of CSV takes for a missing value, of those that begin like a name: no name may be one."""
 SPLITS = Path(__file__).parent / "data" / "splits"
 Patients = Annotated[int, Field(ge=1)]
+SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Names of cases and patients: they become names of files and cells of tables."""
+
 LABELLED = "Numbers of labelled training patients to train with."
+
+
+def is_safe(name: str) -> bool:
+    """Whether a name from a list may be that of a case or a patient."""
+    return SAFE.fullmatch(name) is not None and name not in MISSING
+
+
+def check_target(name: str) -> str:
+    """A name that tables, figures and spreadsheets show as it is. Raises ValueError."""
+    if not name.isprintable() or not name[:1].isalnum() or name != name.strip() or len(name) > 60:
+        raise ValueError("a target's name must begin with a letter or a digit and have at most 60 characters")
+    if name in MISSING or name == "background":
+        raise ValueError("a target's name must be no word for a missing value or for the background")
+    return name
+
+
+def no_repeats(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A list whose entries differ: what is named twice would be counted or shown twice. Raises ValueError."""
+    repeated = sorted({str(v) for v in value if value.count(v) > 1})
+    if repeated:
+        raise ValueError(f"named more than once: {', '.join(repeated)}")
+    return value
+
+
+def no_missing(name: str) -> str:
+    """A name that the tables can hold. Raises ValueError."""
+    if name in MISSING:
+        raise ValueError("it is a word for a missing value; choose another name")
+    return name
+
+
+Name = Annotated[str, Field(pattern=NAME, max_length=80), AfterValidator(no_missing)]
+"""A name of folders and of cells of tables."""
 
 
 class Strict(BaseModel):
     """A model that refuses unknown keys and cannot be changed after it was checked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DatasetBase(Strict):
@@ -31,6 +71,7 @@ class DatasetBase(Strict):
     main_table: bool = Field(
         True, description="Train all of `methods` on it; false: only experiments that name it use it."
     )
+    _labelled = field_validator("labelled")(no_repeats)
 
 
 class FilesBase(DatasetBase):
@@ -62,7 +103,7 @@ class FilesBase(DatasetBase):
 
 
 def _rises(value: tuple[float, float] | None) -> tuple[float, float] | None:
-    if value is not None and not value[0] < value[1]:
+    if value is not None and not 0 < value[1] - value[0] < float("inf"):
         raise ValueError("the first value must be the smaller one")
     return value
 
@@ -131,8 +172,10 @@ class FolderConfig(FilesBase):
     how = "a folder with split.csv, images/ and labels/ (docs/adding-a-dataset.md)"
     kind: Literal["folder"] = Field("folder", description="Reader of the dataset.")
     path: Path | None = Field(None, description="Folder or archive with split.csv, images/ and labels/.")
-    targets: dict[str, Annotated[int, Field(ge=1, le=60000)]] = Field(
-        min_length=1, max_length=64, description="Name of every target and its value in the label files."
+    targets: dict[Annotated[str, AfterValidator(check_target)], Annotated[int, Field(ge=1, le=60000)]] = (
+        Field(
+            min_length=1, max_length=64, description="Name of every target and its value in the label files."
+        )
     )
     other_labels: Literal["refuse", "background"] = Field(
         "refuse", description="What values that are not among `targets` are: an error, or background."
@@ -193,9 +236,9 @@ def training_patients(dataset: DatasetConfig) -> int | None:
     if isinstance(dataset, FolderConfig):
         return _listed(dataset.path / "split.csv") if dataset.path else None
     if isinstance(dataset, AcdcConfig) and dataset.path is not None:
-        listing = dataset.path / "train_slices.list"
-        if listing.is_file():
-            return len({line.split("_")[0] for line in listing.read_text().split() if line})
+        with suppress(OSError, ValueError):  # No list, or none that can be read: `prepare` says why.
+            text = (dataset.path / "train_slices.list").read_text(encoding="utf-8")
+            return len({line.split("_")[0] for line in text.split()})
     return {"acdc": 70, "segthor": 28, "synapse": 18}[dataset.kind]
 
 
@@ -203,7 +246,8 @@ def _listed(path: Path) -> int | None:
     """Training patients with a label in a split.csv; None where it cannot be read: `prepare` says why."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            rows: list[dict[str, Any]] = [r for r in csv.DictReader(file) if r.get("split") == "train"]
+            rows = [{str(k): str(v or "").strip() for k, v in r.items()} for r in csv.DictReader(file)]
     except (OSError, ValueError, csv.Error):
         return None
-    return len({r.get("patient") or r.get("case") for r in rows if r.get("labelled") != "no"}) or None
+    train = [r for r in rows if r.get("split") == "train" and r.get("labelled", "").lower() != "no"]
+    return len({r.get("patient") or r.get("case") for r in train}) or None

@@ -18,6 +18,12 @@ def sentence(text: str) -> str:
     return text if text.endswith("?") else f"{text}."
 
 
+def plain(reason: object) -> str:
+    """What a library says, or a name from a file, as part of one line: nothing in it moves a terminal's cursor."""
+    words = " ".join(str(reason).split())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """'; did you mean X?', or the list of known names where none is near."""
     known = sorted(known)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import lzma
 import os
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -16,7 +18,8 @@ from typing import Any
 
 import pandas as pd
 
-from cgs.errors import CannotWrite, SuiteError
+from cgs.bounds import TABLE, read_bounded, read_stream
+from cgs.errors import CannotWrite, SuiteError, plain
 
 DAMAGED = (
     OSError,
@@ -26,6 +29,9 @@ DAMAGED = (
     RuntimeError,
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    KeyError,
     tokenize.TokenError,
 )
 """What reading a damaged .npy or .npz was seen to raise, over every change of every byte of one."""
@@ -85,22 +91,28 @@ def write_json(path: Path | str, value: Any) -> None:
 def read_json(path: Path | str) -> Any:
     """Read JSON; raise SuiteError with one sentence when the file is missing or damaged."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(read_bounded(path, TABLE).decode("utf-8"))
     except FileNotFoundError as error:
         raise SuiteError(f"{path} does not exist. Run the step that writes it first.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SuiteError(
-            f"{path} cannot be read ({error}). Delete it and repeat the step that writes it."
+            f"{path} cannot be read ({plain(error)}). Delete it and repeat the step that writes it."
         ) from error
 
 
 def read_csv(path: Path | str, **options: Any) -> pd.DataFrame:
     """A table that this suite wrote, by `pandas.read_csv`.
 
-    Raises ValueError where its last line has no end: a file that was cut there would give wrong numbers.
+    Raises ValueError where its last line has no end: a file that was cut there would give wrong numbers; and where it
+    is damaged or holds more than TABLE bytes.
     """
-    with open(path, "rb") as file:
-        data = gzip.decompress(file.read()) if str(path).endswith(".gz") else file.read()
+    data = read_bounded(path, TABLE)
+    if str(path).endswith(".gz"):
+        try:
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+                data = read_stream(file, TABLE)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(str(error)) from None
     if not data.endswith(b"\n"):
         raise ValueError("it is cut off")
     return pd.read_csv(io.BytesIO(data), **options)

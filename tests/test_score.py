@@ -44,7 +44,7 @@ def data(tmp_path: Path) -> Path:
         spacing = np.array(SPACINGS.get(case) or [np.nan] * 3)
         label = volume(seed)
         np.savez(
-            folder / "cases" / f"{case}.npz", image=label.astype(np.float32), label=label, spacing=spacing
+            folder / "cases" / f"{case}.npz", image=label.astype(np.float32) / 2, label=label, spacing=spacing
         )
     (folder / "cases.csv").write_text(
         "case,patient,split,slices,height,width,spacing_z,spacing_y,spacing_x\n"

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from cgs.bounds import LIST, read_bounded
 from cgs.data.source import Source, TrainingSlice, Volume, check_pair, read_h5
-from cgs.errors import SuiteError
+from cgs.dataset_config import is_safe
+from cgs.errors import SuiteError, plain
 
 LISTS = {"train": "train_slices.list", "val": "val.list", "test": "test.list"}
 
@@ -52,15 +54,21 @@ class Acdc(Source):
     def _list(self, split: str) -> list[str]:
         path = self.folder / LISTS[split]
         try:
-            names = path.read_text(encoding="utf-8").split()
+            names = read_bounded(path, LIST).decode("utf-8").split()
         except FileNotFoundError:
             raise SuiteError(f"{path} does not exist; copy the list of the SSL4MIS release there.") from None
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise SuiteError(
-                f"{path} cannot be read ({error}); copy the list of the SSL4MIS release again."
+                f"{path} cannot be read ({plain(error)}); copy the list of the SSL4MIS release again."
             ) from None
         if not names:
             raise SuiteError(f"{path} is empty; copy the list of the SSL4MIS release again.")
+        unsafe = [n for n in names if not all(map(is_safe, (n, n.split("_slice")[0], n.split("_")[0])))]
+        if unsafe:
+            raise SuiteError(
+                f"{path} names {unsafe[0][:99]!r}, but names must be letters, digits, dots, _ and - only; copy the "
+                "list of the SSL4MIS release again."
+            )
         repeated = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
         if repeated:
             raise SuiteError(f"{path} names {repeated[0]} more than once; remove the repetition.")
@@ -79,7 +87,8 @@ class Acdc(Source):
     def _read(self, path: Path, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
         image, label = read_h5(path)
         check_pair(image, label, dimensions, len(self.targets), str(path))
-        return image, label.astype(np.uint8)
+        # uint16 would count as stored intensities, of which 65,535 is white.
+        return image if image.dtype.kind == "f" else image.astype(np.float32), label.astype(np.uint8)
 
     def training_items(self) -> Sequence[str]:
         return self.lists["train"]

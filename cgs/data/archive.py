@@ -100,7 +100,7 @@ def _fill(folder: Path, archive: Path, wanted: Callable[[str], bool], limit: int
                 raise SuiteError(
                     f"{archive} has more than {MEMBERS:,} members; check that it is the right file."
                 )
-            name = _checked(archive, member.name)
+            name = checked_name(archive, member.name)
             if member.kind == "folder" or not wanted(name):
                 continue
             if member.kind == "other" or name == ".":
@@ -141,7 +141,7 @@ def _replace(temporary: Path, place: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _checked(archive: Path, name: str) -> str:
+def checked_name(archive: Path, name: str) -> str:
     """`name` without `./` and doubled slashes; raises SuiteError where it would lead out of a folder."""
     if name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name or DRIVE.search(name):
         raise SuiteError(
@@ -222,7 +222,7 @@ def _zip_members(archive: Path) -> Generator[Member, None, None]:
             )
         for entry in entries:
             # As it stands in the archive: zipfile cuts names at a NUL and turns backslashes on Windows.
-            _checked(archive, entry.orig_filename)
+            checked_name(archive, entry.orig_filename)
             yield Member(entry.filename, _zip_kind(entry), partial(_zip_chunks, archive, packed, entry))
 
 

@@ -13,7 +13,7 @@ Training patients are labelled in the order of the list. Everything else is in t
 
 from __future__ import annotations
 
-import re
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cgs.bounds import LIST, read_bounded
 from cgs.data.nifti import Spacing, read_nifti, read_pair, scaled, windowed
 from cgs.data.source import Source, TrainingSlice, Volume
-from cgs.dataset_config import FolderConfig
-from cgs.errors import SuiteError
-
-SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""Names of cases and patients: they become file names."""
+from cgs.dataset_config import FolderConfig, is_safe
+from cgs.errors import SuiteError, plain
 
 
 class Folder(Source):
@@ -108,14 +106,15 @@ class Folder(Source):
 def read_split(path: Path) -> pd.DataFrame:
     """split.csv with every column filled. Raises SuiteError with one sentence for a list that makes no sense."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        content = io.BytesIO(read_bounded(path, LIST))
+        table = pd.read_csv(content, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except FileNotFoundError:
         raise SuiteError(f"{path} does not exist; write it, docs/adding-a-dataset.md says how.") from None
     except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise SuiteError(f"{path} is no readable CSV ({' '.join(str(error).split())}).") from None
+        raise SuiteError(f"{path} is no readable CSV ({plain(error)}); save it again as CSV.") from None
     if not {"case", "split"} <= set(table.columns) or table.empty:
         raise SuiteError(f"{path} needs the columns case and split, and a row per volume.")
-    table = table.apply(lambda column: column.str.strip())
+    table = table.fillna("").apply(lambda column: column.str.strip())  # A short row has nothing there.
     for name, default in (("patient", table["case"]), ("labelled", "yes"), ("image", ""), ("label", "")):
         table[name] = table.get(name, default)
     table["patient"] = table["patient"].where(table["patient"] != "", table["case"])
@@ -137,17 +136,22 @@ def check_split(path: Path, table: pd.DataFrame) -> None:
             raise SuiteError(f"{path}, line {number + 2}: {said}")
 
     outside = (
-        table[["image", "label"]].map(lambda p: Path(p).is_absolute() or ".." in Path(p).parts).any(axis=1)
+        table[["image", "label"]]
+        .map(lambda p: Path(p).is_absolute() or ".." in Path(p).parts or not p.isprintable() or len(p) > 999)
+        .any(axis=1)
     )
     refuse(
-        ~table["case"].str.fullmatch(SAFE), "the case {case!r} must be letters, digits, dots, _ and - only."
+        ~table["case"].map(is_safe),
+        "the case {case!r} must be letters, digits, dots, _ and - only, at most 100, and no word for a missing value.",
     )
     refuse(
-        ~table["patient"].str.fullmatch(SAFE), "the patient {patient!r} must be letters, digits, . _ - only."
+        ~table["patient"].map(is_safe),
+        "the patient {patient!r} must be letters, digits, dots, _ and - only, at most 100, and no word for a missing "
+        "value.",
     )
     refuse(table["case"].duplicated(), "the case {case} stands there twice; remove one.")
     refuse(~table["split"].isin(["train", "val", "test"]), "split is {split!r}; say train, val or test.")
-    refuse(outside, "image and label are paths within the folder, without `..`.")
+    refuse(outside, "image and label are paths within the folder, without `..` and control characters.")
     refuse(~table["labelled"] & (table["split"] != "train"), "the {split} case {case} needs a label.")
     splits = table.groupby("patient")["split"].transform("nunique")
     refuse(splits > 1, "the patient {patient} is in more than one split; keep a patient's cases together.")

@@ -12,10 +12,12 @@ import nibabel
 import numpy as np
 from isal import igzip  # Python's own gzip takes half as long again.
 from isal.igzip_lib import IsalError
-from nibabel import affines, filebasedimages, orientations, spatialimages
+from nibabel import affines, filebasedimages, orientations, spatialimages, wrapstruct
+from nibabel.arrayproxy import ArrayProxy
 
+from cgs.bounds import LARGEST, check_claim, read_bounded, read_stream
 from cgs.data.store import SCALE
-from cgs.errors import SuiteError
+from cgs.errors import SuiteError, plain
 
 # Its notes on headers would stand beside our sentence.
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
@@ -27,6 +29,7 @@ DAMAGED: tuple[type[Exception], ...] = (
     cast(type[Exception], IsalError),  # Its stub calls it an instance.
     filebasedimages.ImageFileError,
     spatialimages.HeaderDataError,
+    wrapstruct.WrapStructError,
 )
 """What a damaged file may raise."""
 
@@ -36,26 +39,22 @@ OBLIQUE = 0.01
 
 Spacing = tuple[float, float, float]
 
-LARGEST = 4 * 1024**3
-"""Bytes that a file may hold after decompression: a volume of 1,024 x 1,024 x 1,024 voxels of 32 bits."""
+MILLIMETRES = (0, 2)
+"""Codes of a header's unit of length: not said, which is taken for millimetres, and millimetres."""
 
+UNITS = {1: "metres", 3: "micrometres"}
 
 UNKNOWN = 255
 """Stands for a label value that nobody named."""
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file, decompressed where it is gzipped; no more than LARGEST is ever held."""
-    raw = path.read_bytes()
+    """The content of a file, decompressed where it is gzipped. Raises ValueError for more than LARGEST bytes."""
+    raw = read_bounded(path, LARGEST)
     if raw[:2] != b"\x1f\x8b":
         return raw
     with igzip.IGzipFile(fileobj=io.BytesIO(raw)) as file:
-        content: bytes = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise SuiteError(
-            f"{path} holds more than {LARGEST:,} bytes; it is no volume that the suite can read."
-        )
-    return content
+        return read_stream(file, LARGEST)
 
 
 def read_pair(
@@ -120,6 +119,18 @@ def _refuse(wrong: np.ndarray, known: Mapping[int, int], where: Path) -> None:
         )
 
 
+def _parsed(raw: bytes) -> tuple[nibabel.Nifti1Header, nibabel.Nifti1Image, np.ndarray]:
+    """Header as it stands in the file, image and voxels. Raises one of DAMAGED."""
+    # An image's own header has been mended, a spacing of 0 to 1 mm.
+    header = nibabel.Nifti1Header.from_fileobj(io.BytesIO(raw), check=False)
+    image = nibabel.Nifti1Image.from_bytes(raw)
+    # nibabel would take the memory that the header asks for before it looks whether the file has as much.
+    check_claim(
+        image.shape, image.get_data_dtype().itemsize, len(raw) - cast(ArrayProxy, image.dataobj).offset
+    )
+    return header, image, np.asanyarray(image.dataobj)
+
+
 def read_nifti(path: Path, straighten: bool = True) -> tuple[np.ndarray, Spacing, np.ndarray]:
     """Voxels (D, H, W), spacing (z, y, x) in mm and affine (4, 4) of a `.nii` or `.nii.gz`.
 
@@ -129,15 +140,11 @@ def read_nifti(path: Path, straighten: bool = True) -> tuple[np.ndarray, Spacing
     them. Raises SuiteError for a file that is damaged, no volume, or oblique where it is to be straightened.
     """
     try:
-        raw = read_bytes(path)
-        # As it stands in the file: an image's own header has been mended, a spacing of 0 to 1 mm.
-        header = nibabel.Nifti1Header.from_fileobj(io.BytesIO(raw), check=False)
-        image = nibabel.Nifti1Image.from_bytes(raw)
-        data = np.asanyarray(image.dataobj)
+        header, image, data = _parsed(read_bytes(path))
     except FileNotFoundError:
         raise SuiteError(f"{path} does not exist; fetch that file.") from None
     except DAMAGED as error:
-        raise SuiteError(f"{path} is damaged or no NIfTI file ({error}); fetch it again.") from None
+        raise SuiteError(f"{path} is damaged or no NIfTI file ({plain(error)}); fetch it again.") from None
     data = data.reshape(data.shape[:3]) if data.ndim > 3 and max(data.shape[3:]) == 1 else data
     if data.ndim != 3:
         raise SuiteError(f"{path} holds {data.shape} voxels, but one volume of three dimensions is needed.")
@@ -146,6 +153,11 @@ def read_nifti(path: Path, straighten: bool = True) -> tuple[np.ndarray, Spacing
     sizes = np.array(header["pixdim"][1:4], dtype=np.float64)
     if not data.size:
         raise SuiteError(f"{path} holds no voxels; fetch it again.")
+    unit = int(header["xyzt_units"]) & 7
+    if unit not in MILLIMETRES:
+        raise SuiteError(
+            f"{path}: its header gives lengths in {UNITS.get(unit, 'an unknown unit')}; save it in millimetres."
+        )
     if not (np.isfinite(sizes).all() and (sizes > 0).all() and np.isfinite(image.affine).all()):
         raise SuiteError(f"{path}: the spacing {sizes.tolist()} mm is not positive; mend its header.")
     if not straighten:
@@ -168,6 +180,10 @@ def scaled(voxels: np.ndarray, where: str) -> np.ndarray:
     low, high = float(voxels.min()), float(voxels.max())
     if not low < high:
         raise SuiteError(f"{where}: all intensities are {low:.4g}; fetch this file again.")
+    if not np.isfinite(high - low):
+        raise SuiteError(
+            f"{where}: intensities from {low:.4g} to {high:.4g} are no image; fetch this file again."
+        )
     return ((voxels.astype(np.float64) - low) / (high - low)).astype(np.float32)
 
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import io
 import json
-import lzma
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from cgs.errors import SuiteError
-from cgs.files import atomic_path
+from cgs.bounds import TABLE, read_stream
+from cgs.data.archive import checked_name
+from cgs.errors import SuiteError, plain
+from cgs.files import DAMAGED, atomic_path
 
 WRITTEN_LAST = "source.json"
+LARGEST = 64 * 1024**3
+"""Bytes that a pack may hold after decompression."""
 
 
 def pack(folder: Path, target: Path, megabytes: int) -> list[Path]:
@@ -51,37 +54,50 @@ def unpack(parts: Sequence[Path], folder: Path) -> None:
     """
     if (folder / WRITTEN_LAST).is_file():
         return
-    shutil.rmtree(folder, ignore_errors=True)
     with opened(parts) as archive:
-        for name in archive.namelist():  # In the order of packing: source.json last.
-            if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise SuiteError(
-                    f"{parts[0]} names a file outside its folder ({name}); pack the dataset again."
-                )
-            with atomic_path(folder / name) as temporary:
-                temporary.write_bytes(archive.read(name))
+        entries = archive.infolist()  # In the order of packing: source.json last.
+        if not entries or entries[-1].filename != WRITTEN_LAST:
+            raise zipfile.BadZipFile(f"{WRITTEN_LAST} is not its last file")
+        names = [checked_name(parts[0], entry.orig_filename) for entry in entries]
+        shutil.rmtree(folder, ignore_errors=True)
+        for name, entry in zip(names, entries, strict=True):
+            with (
+                atomic_path(folder / name) as temporary,
+                archive.open(entry) as source,
+                temporary.open("wb") as file,
+            ):
+                shutil.copyfileobj(source, file)
 
 
 def dataset_name(parts: Sequence[Path], known: Sequence[str]) -> str:
     """The dataset that a pack holds. Raises SuiteError unless it is one of `known`."""
     with opened(parts) as archive:
-        name = str(json.loads(archive.read(WRITTEN_LAST))["dataset"])
+        with archive.open(WRITTEN_LAST) as file:
+            values = json.loads(read_stream(file, TABLE))
+        if not isinstance(values, dict) or not isinstance(values.get("dataset"), str):
+            raise ValueError(f"{WRITTEN_LAST} names no dataset")
+    name = values["dataset"]
     if name not in known:
         raise SuiteError(
-            f"{parts[0]} holds {name}, but the config has {', '.join(known)}; give another pack."
+            f"{parts[0]} holds {plain(name[:99])}, but the config has {', '.join(known)}; give another pack."
         )
     return name
 
 
 @contextmanager
 def opened(parts: Sequence[Path]) -> Iterator[zipfile.ZipFile]:
-    """The archive that the parts are."""
+    """The archive that the parts are. Raises SuiteError for damage, also for what is found while it is open."""
     try:
         with zipfile.ZipFile(io.BytesIO(b"".join(part.read_bytes() for part in parts))) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > LARGEST:
+                raise ValueError(f"it holds more than the {LARGEST:,} bytes that are allowed")
+            if any(e.compress_type != zipfile.ZIP_LZMA or e.flag_bits & 1 or e.is_dir() for e in entries):
+                raise zipfile.BadZipFile("not packed as `python -m cgs pack` does it")
             yield archive
     except FileNotFoundError as error:
         raise SuiteError(f"{error.filename} does not exist; give every part of the pack, in order.") from None
-    except (zipfile.BadZipFile, lzma.LZMAError, EOFError, ValueError, KeyError) as error:
+    except DAMAGED as error:
         raise SuiteError(
-            f"{parts[0]} and its further parts are no whole pack ({error}); copy them again."
+            f"{parts[0]} and its further parts are no whole pack ({plain(error)}); copy them again."
         ) from None

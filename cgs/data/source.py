@@ -11,7 +11,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cgs.errors import SuiteError
+from cgs.bounds import LARGEST, check_claim
+from cgs.errors import SuiteError, plain
 
 SPLITS = Path(__file__).parent / "splits"
 """Splits that ship with the suite: patients in the order of labelling."""
@@ -88,13 +89,26 @@ def read_h5(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The datasets `image` and `label` of an HDF5 file. Raises SuiteError with one sentence."""
     try:
         with h5py.File(path, "r") as file:
-            return np.asarray(file["image"]), np.asarray(file["label"])
+            return _h5_array(file, "image"), _h5_array(file, "label")
     except KeyError as error:
         raise SuiteError(
-            f"{path} has no dataset 'image' or 'label' ({error.args[0]}); fetch the file again."
+            f"{path} has no dataset 'image' or 'label' ({plain(error.args[0])}); fetch the file again."
         ) from None
     except (OSError, RuntimeError, TypeError, ValueError) as error:  # h5py raises any of them.
-        raise SuiteError(f"{path} is damaged or no HDF5 file ({error}); fetch it again.") from None
+        raise SuiteError(f"{path} is damaged or no HDF5 file ({plain(error)}); fetch it again.") from None
+
+
+def _h5_array(file: h5py.File, name: str) -> np.ndarray:
+    """A dataset of an HDF5 file. Raises KeyError, TypeError or ValueError; too large a one before memory is taken."""
+    if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
+        raise ValueError(f"{name} lies in another file")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        raise TypeError(f"{name} is no dataset")
+    if found.is_virtual or found.external:  # Values of other files, or zeros where those are missing.
+        raise ValueError(f"{name} keeps its values in other files")
+    check_claim(found.shape or (), found.dtype.itemsize, LARGEST)
+    return np.asarray(found)
 
 
 def check_pair(image: np.ndarray, label: np.ndarray, dimensions: int, targets: int, where: str) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cgs.errors import SuiteError
+from cgs.bounds import load_npz
+from cgs.dataset_config import check_target, is_safe
+from cgs.errors import SuiteError, plain
 from cgs.files import DAMAGED, read_csv, read_json
 
 SCALE = 65535
@@ -86,8 +88,24 @@ def _complete(folder: Path) -> dict[str, Any]:
     """source.json, which is written last: without it the folder is not whole."""
     if not (folder / "source.json").is_file():
         raise SuiteError(f"{folder} holds no complete dataset; run `python -m cgs prepare` for it.")
-    values: dict[str, Any] = read_json(folder / "source.json")
+    values = read_json(folder / "source.json")
+    try:
+        names = [check_target(name) for name in values["targets"]]
+        if not isinstance(values, dict) or not 0 < len(set(names)) == len(names) < UNLABELLED:
+            raise ValueError("none, too many, or one of them twice")
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise SuiteError(
+            f"{folder / 'source.json'} does not name the targets ({plain(error)}); delete the folder and prepare again."
+        ) from None
+    if not isinstance(values.setdefault("sizes", {}), dict):
+        raise SuiteError(f"{folder / 'source.json'} notes no sizes; delete the folder and prepare again.")
     return values
+
+
+def targets_of(folder: Path) -> list[str]:
+    """Names of the targets 1..K of a prepared dataset."""
+    targets: list[str] = _complete(folder)["targets"]
+    return targets
 
 
 def sizes(folder: Path) -> dict[str, int]:
@@ -99,7 +117,7 @@ def sizes(folder: Path) -> dict[str, int]:
 def check_sizes(folder: Path, source: dict[str, Any], *names: str) -> None:
     """Raise ValueError where a file has not the size that source.json notes: it was cut off, or is another's."""
     for name in names:
-        noted, found = source.get("sizes", {}).get(name), (folder / name).stat().st_size
+        noted, found = source["sizes"].get(name), (folder / name).stat().st_size
         if noted is not None and found != noted:
             raise ValueError(f"{name} has {found} bytes instead of {noted}")
 
@@ -113,9 +131,10 @@ def load_slices(folder: Path) -> Slices:
         labels = np.load(folder / "labels.npy", mmap_mode="c")
         check_sizes(folder, source, "images.npy", "labels.npy", "manifest.csv")
         manifest = read_csv(folder / "manifest.csv", dtype={"patient": str, "case": str, "slice": str})
+        check_slices(images, labels, manifest, len(source["targets"]))
     except DAMAGED as error:
         raise SuiteError(
-            f"The slices in {folder} cannot be read ({error}); delete the folder and prepare again."
+            f"The slices in {folder} cannot be read ({plain(error)}); delete the folder and prepare again."
         ) from None
     if images.shape != labels.shape or len(images) != len(manifest):
         raise SuiteError(
@@ -124,16 +143,48 @@ def load_slices(folder: Path) -> Slices:
     return Slices(images, labels, manifest, tuple(source["targets"]))
 
 
-def list_cases(folder: Path, split: str) -> list[str]:
-    """Names of the cases of a split ("val" or "test"), in the order of the list."""
+def check_slices(images: np.ndarray, labels: np.ndarray, manifest: pd.DataFrame, targets: int) -> None:
+    """Raise ValueError where the files of the slices are not as `prepare` writes them."""
+    if images.dtype != np.uint16 or labels.dtype != np.uint8 or images.ndim != 3 or not images.size:
+        raise ValueError("images.npy or labels.npy is no stack of slices")
+    if not {"case", "patient", "index", "labelled_rank"} <= set(manifest) or not np.array_equal(
+        manifest["index"], np.arange(len(manifest))
+    ):
+        raise ValueError("manifest.csv lacks columns or rows")
+    rank = manifest["labelled_rank"]
+    if rank.dtype.kind not in "if" or manifest["patient"].isna().any() or not (rank.dropna() >= 1).all():
+        raise ValueError("manifest.csv names patients in another way")
+    if images.shape != labels.shape or len(images) != len(manifest):
+        return  # A sentence of its own.
+    none = labels == UNLABELLED
+    if (labels[~none] > targets).any() or not np.array_equal(none.all((1, 2)), rank.isna()):
+        raise ValueError("labels.npy holds other labels than source.json and manifest.csv say")
+    if (none.any((1, 2)) != none.all((1, 2))).any():
+        raise ValueError("labels.npy holds slices that are labelled in part")
+
+
+def read_cases(folder: Path) -> pd.DataFrame:
+    """Case, patient and split of every case, in the order of the list."""
     source = _complete(folder)
     try:
         check_sizes(folder, source, "cases.csv")
-        table = read_csv(folder / "cases.csv", dtype={"case": str}, usecols=["case", "split"])
+        table = read_csv(folder / "cases.csv", dtype=str, usecols=["case", "patient", "split"])
+        if table.isna().any(axis=None) or not table[["case", "patient"]].map(is_safe).all(axis=None):
+            raise ValueError("a name is missing, or is none that `prepare` writes")
+        if table["case"].duplicated().any():
+            raise ValueError("a case stands there twice")
+        if not table["split"].isin(["val", "test"]).all():
+            raise ValueError("a split is neither val nor test")
     except (OSError, ValueError) as error:
         raise SuiteError(
-            f"The cases in {folder} cannot be read ({error}); delete the folder and prepare again."
+            f"The cases in {folder} cannot be read ({plain(error)}); delete the folder and prepare again."
         ) from None
+    return table
+
+
+def list_cases(folder: Path, split: str) -> list[str]:
+    """Names of the cases of a split ("val" or "test"), in the order of the list."""
+    table = read_cases(folder)
     return table.loc[table["split"] == split, "case"].tolist()
 
 
@@ -148,17 +199,32 @@ def read_case(cases: Path, case: str) -> Case:
     image, label, spacing = read_arrays(cases, case, "image", "label", "spacing")
     if image.dtype == np.uint16:
         image = image.astype(np.float32) / SCALE
-    known = None if np.isnan(spacing).any() else tuple(float(v) for v in spacing)
-    return Case(image, label, known)  # type: ignore[arg-type]
+    if not (
+        image.ndim == 3
+        and image.size
+        and image.shape == label.shape
+        and image.dtype == np.float32
+        and label.dtype == np.uint8
+        and spacing.dtype == np.float64
+        and image.min() > -1e-4
+        and image.max() < 1 + 1e-4  # False for NaN too.
+        and spacing.shape == (3,)
+        and (np.isnan(spacing).all() or ((spacing > 0) & np.isfinite(spacing)).all())
+    ):
+        raise SuiteError(
+            f"{cases / case}.npz is no case as `prepare` writes it; delete the folder of the dataset and prepare again."
+        )
+    z, y, x = spacing.tolist()
+    return Case(image, label, None if np.isnan(z) else (z, y, x))
 
 
 def read_arrays(cases: Path, case: str, *names: str) -> list[np.ndarray]:
     """Those of a case's arrays image, label and spacing, as they are stored."""
     path = cases / f"{case}.npz"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return [file[name] for name in names]
-    except (KeyError, *DAMAGED) as error:
+        arrays = load_npz(path, names)
+        return [arrays[name] for name in names]
+    except DAMAGED as error:
         raise SuiteError(
-            f"{path} cannot be read ({error}); delete it and prepare the dataset again."
+            f"{path} cannot be read ({plain(error)}); delete it and prepare the dataset again."
         ) from None

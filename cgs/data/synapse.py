@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cgs.bounds import load_npz
 from cgs.data.source import SPLITS, Source, TrainingSlice, Volume, check_pair, read_h5
 from cgs.dataset_config import SynapseConfig
-from cgs.errors import SuiteError
+from cgs.errors import SuiteError, plain
 from cgs.files import DAMAGED
 
 TARGETS = ("aorta", "gallbladder", "left kidney", "right kidney", "liver", "pancreas", "spleen", "stomach")
@@ -144,14 +145,14 @@ class SynapseTransUNet(Source):
         slices = []
         for path in self.slices[item]:
             try:
-                with np.load(path, allow_pickle=False) as file:
-                    image, label = self._checked(path, file["image"], file["label"], 2)
-            except KeyError as error:
-                raise SuiteError(
-                    f"{path} has no array 'image' or 'label' ({error}); unpack it again."
-                ) from None
+                arrays = load_npz(path, ("image", "label"))
             except DAMAGED as error:
-                raise SuiteError(f"{path} is damaged or no npz file ({error}); unpack it again.") from None
+                raise SuiteError(
+                    f"{path} is damaged or no npz file ({plain(error)}); unpack it again."
+                ) from None
+            if len(arrays) < 2:
+                raise SuiteError(f"{path} has no array 'image' or 'label'; unpack it again.")
+            image, label = self._checked(path, arrays["image"], arrays["label"], 2)
             slices.append(TrainingSlice(path.stem, item, item, image, label))
         return slices
 

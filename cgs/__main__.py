@@ -10,7 +10,7 @@ from typing import Any
 
 from cgs.config import Config, load_config, parse_config
 from cgs.discovery import ROOT, available_methods
-from cgs.errors import SuiteError, did_you_mean, sentence
+from cgs.errors import SuiteError, did_you_mean, plain, sentence
 from cgs.paths import Paths
 from cgs.plan import ALL, Cell, cells
 
@@ -319,10 +319,11 @@ def compare(options: argparse.Namespace) -> None:
 
     table = run(options.first, options.second, options.metric, options.convention, options.selection)
     if options.csv:
+        from cgs.analysis.spreadsheet import inert
         from cgs.files import atomic_path
 
         with atomic_path(options.csv) as temporary:
-            table.to_csv(temporary, index=False)
+            inert(table).to_csv(temporary, index=False)
     print(as_text(table, options.metric))
 
 
@@ -353,8 +354,10 @@ def plan(options: argparse.Namespace) -> None:
 
     try:
         values = json.load(sys.stdin)
-    except ValueError as error:
-        raise SuiteError(f"stdin holds no JSON ({error}); Snakemake gives the merged config.") from None
+    except (ValueError, RecursionError) as error:
+        raise SuiteError(
+            f"stdin holds no JSON ({plain(error)}); Snakemake gives the merged config."
+        ) from None
     print(json.dumps(work_plan(values)))
 
 

@@ -9,19 +9,39 @@ the tables and the report load it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from cgs.dataset_config import KINDS, NAME, DatasetConfig, FilesBase, Strict, training_patients
+from cgs.bounds import LIST, read_bounded
+from cgs.dataset_config import (
+    KINDS,
+    DatasetConfig,
+    FilesBase,
+    Name,
+    Strict,
+    no_repeats,
+    training_patients,
+)
 from cgs.discovery import available_methods
-from cgs.errors import SuiteError, did_you_mean, sentence
+from cgs.errors import SuiteError, did_you_mean, plain, sentence
 
 ENSEMBLE = "ensemble"
 PROMPTABLE = "promptable"
 """What stand for an ensemble and for a promptable model where a method is asked for."""
 UNTRAINED = (ENSEMBLE, PROMPTABLE)
+
+UNREADABLE = (
+    OSError,
+    yaml.YAMLError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    RecursionError,
+)
+"""What reading YAML raises: of values that do not fit their tag, PyYAML lets through what Python says."""
 
 
 class NetworkConfig(Strict):
@@ -39,9 +59,9 @@ class NetworkConfig(Strict):
 class TrainingConfig(Strict):
     """The one training protocol that all methods share."""
 
-    iterations: int = Field(30000, ge=1, description="Iterations of a training.")
-    labelled_batch: int = Field(12, ge=2, description="Labelled slices in a batch.")
-    unlabelled_batch: int = Field(12, ge=2, description="Unlabelled slices in a batch.")
+    iterations: int = Field(30000, ge=1, le=10**9, description="Iterations of a training.")
+    labelled_batch: int = Field(12, ge=2, le=10**6, description="Labelled slices in a batch.")
+    unlabelled_batch: int = Field(12, ge=2, le=10**6, description="Unlabelled slices in a batch.")
     learning_rate: float = Field(0.01, gt=0, description="Initial learning rate of SGD.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay of SGD.")
@@ -86,6 +106,7 @@ class EvaluationConfig(Strict):
     nsd_tolerance_mm: float = Field(
         2.0, gt=0, description="Tolerance of the normalised surface Dice in millimetres."
     )
+    _differ = field_validator("conventions", "selections")(no_repeats)
 
 
 class ReportConfig(Strict):
@@ -126,6 +147,7 @@ class Ensemble(Strict):
         description="average: of the probabilities; confident: the label of the member that is surest of the pixel; "
         "vote: the label of most members, at a tie that of the highest mean probability among them."
     )
+    _differ = field_validator("members")(no_repeats)
 
 
 class Promptable(Strict):
@@ -160,31 +182,28 @@ class Experiment(Strict):
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
         (), description="Seeds; none: those of the config."
     )
+    _differ = field_validator("datasets", "labelled", "methods", "seeds")(no_repeats)
 
 
 class Config(Strict):
     """One experiment: datasets x labelled patients x methods x seeds, and how to train and test."""
 
-    name: str = Field(
-        pattern=NAME, description="Name of the config; results/<name> and reports/<name> are its."
-    )
-    datasets: dict[Annotated[str, Field(pattern=NAME)], DatasetConfig] = Field(
-        min_length=1, description="Datasets by name."
-    )
+    name: Name = Field(description="Name of the config; results/<name> and reports/<name> are its.")
+    datasets: dict[Name, DatasetConfig] = Field(min_length=1, description="Datasets by name.")
     methods: tuple[str, ...] = Field(
         (), description="Methods, variants and ensembles of the main tables; see `python -m cgs methods`."
     )
     reference: str = Field("cgs", description="Method that the others are compared with in the report.")
-    variants: dict[Annotated[str, Field(pattern=NAME)], Variant] = Field(
+    variants: dict[Name, Variant] = Field(
         default_factory=dict, description="Methods with changed options, by name."
     )
-    ensembles: dict[Annotated[str, Field(pattern=NAME)], Ensemble] = Field(
+    ensembles: dict[Name, Ensemble] = Field(
         default_factory=dict, description="Ensembles of trained methods, by name."
     )
-    promptable: dict[Annotated[str, Field(pattern=NAME)], Promptable] = Field(
+    promptable: dict[Name, Promptable] = Field(
         default_factory=dict, description="Zero-shot models whose weights you supply, by name."
     )
-    experiments: dict[Annotated[str, Field(pattern=NAME)], Experiment] = Field(
+    experiments: dict[Name, Experiment] = Field(
         default_factory=dict, description="Ablations and analyses beside the main tables, by name."
     )
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
@@ -195,13 +214,7 @@ class Config(Strict):
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="Evaluation.")
     report: ReportConfig = Field(ReportConfig(), description="Report.")
 
-    @field_validator("methods", "seeds")
-    @classmethod
-    def _no_repeats(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        repeated = sorted({str(v) for v in value if value.count(v) > 1})
-        if repeated:
-            raise ValueError(f"named more than once: {', '.join(repeated)}")
-        return value
+    _differ = field_validator("methods", "seeds")(no_repeats)
 
     @model_validator(mode="after")
     def _cross_checks(self) -> Config:
@@ -352,29 +365,52 @@ def _sentence(error: ValidationError, source: str) -> str:
         location = list(item["loc"])
         if location[:1] == ["datasets"] and len(location) > 3:
             del location[2]  # pydantic names the kind of the dataset there.
-        where = ".".join(map(str, location))
+        where = plain(".".join(map(str, location)))
         if item["type"] == "extra_forbidden":
             parts.append(f"unknown key {where!r}{_nearest_key(item['loc'])}")
         elif item["type"] == "missing":
             parts.append(f"{where!r} is missing")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            given = f" (given: {item['input']!r})" if isinstance(item["input"], str | int | float) else ""
-            parts.append(f"{where}: {message}{given}" if where else message)
+            given = (
+                f" (given: {_short(item['input'])})" if isinstance(item["input"], str | int | float) else ""
+            )
+            parts.append(f"{where}: {plain(message)}{given}" if where else plain(message))
     return sentence(f"{source}: {'; '.join(parts)}")
+
+
+def _short(value: object) -> str:
+    """A value as a sentence quotes it."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits.
+        text = "a number of thousands of digits"
+    return text if len(text) < 100 else f"{text[:90]} ..."
 
 
 def _nearest_key(location: tuple[int | str, ...]) -> str:
     model: Any = Config
     for step in location[:-1]:
-        if model is Config and step == "datasets":
-            model = None
-        elif step in KINDS and model is None:
+        if hasattr(model, "model_fields"):
+            field = model.model_fields.get(str(step))
+            model = field.annotation if field else None
+        elif step in KINDS and get_origin(model) is Annotated:  # pydantic names the kind of a dataset there.
             model = KINDS[str(step)]
-        elif model is not None and isinstance(step, str) and step in model.model_fields:
-            model = model.model_fields[step].annotation
+        elif get_origin(model) is dict:
+            model = get_args(model)[1]
+        else:
+            model = None
+        model = (
+            next((m for m in get_args(model) if hasattr(m, "model_fields")), model)
+            if _optional(model)
+            else model
+        )
     fields = getattr(model, "model_fields", None)
-    return did_you_mean(str(location[-1]), sorted(fields)) if fields else ""
+    return did_you_mean(str(location[-1])[:99], sorted(fields)) if fields else ""
+
+
+def _optional(annotation: Any) -> bool:
+    return type(None) in get_args(annotation)
 
 
 def parse_config(values: dict[str, Any], source: str = "config") -> Config:
@@ -382,6 +418,8 @@ def parse_config(values: dict[str, Any], source: str = "config") -> Config:
 
     A top-level key that is the name of a dataset gives that dataset's path (`--config acdc=PATH`).
     """
+    if not isinstance(values, dict):
+        raise SuiteError(f"{source} must be a mapping of keys to values.")
     values = dict(values)
     datasets = values.get("datasets")
     if isinstance(datasets, dict):
@@ -408,11 +446,11 @@ def share_files(datasets: dict[str, Any]) -> None:
 def load_config(path: Path | str) -> Config:
     """Read and check a YAML config. Raises SuiteError with one sentence."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.safe_load(read_bounded(path, LIST).decode("utf-8"))
     except FileNotFoundError:
         raise SuiteError(f"The config {path} does not exist; config/ holds the ones that ship.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SuiteError(f"The config {path} is not readable YAML: {' '.join(str(error).split())}.") from None
+    except UNREADABLE as error:
+        raise SuiteError(f"The config {path} is not readable YAML: {plain(error)}.") from None
     if not isinstance(values, dict):
         raise SuiteError(f"The config {path} must be a mapping of keys to values.")
     return parse_config(values, str(path))

@@ -20,9 +20,10 @@ from cgs.analysis.kept import complete_cells
 from cgs.config import Config, parse_config
 from cgs.discovery import ROOT
 from cgs.errors import SuiteError
-from cgs.files import read_json, write_json
+from cgs.files import write_json
 from cgs.paths import Paths
 from cgs.plan import ALL, Cell, trainings
+from cgs.runfiles import read_facts, read_failure
 
 GRACE = 20.0
 """Seconds before the end of the time at which trainings are asked to write their checkpoints."""
@@ -134,9 +135,9 @@ class Campaign:
         minutes = (time.monotonic() - run.started) / 60
         folder, code = self.folder(run.cell), run.process.returncode
         if (folder / "failure.json").is_file():
-            print(f"{run.cell}: failed: {read_json(folder / 'failure.json')['sentence']}", flush=True)
+            print(f"{run.cell}: failed: {read_failure(folder)}", flush=True)
         elif self.done(run.cell):
-            dice = read_json(folder / "provenance.json")["best_validation_dice"]
+            dice = read_facts(folder).get("best_validation_dice")
             said = "" if dice is None else f", validation Dice {100 * dice:.1f}"
             print(f"{run.cell}: complete after {minutes:.1f} minutes{said}", flush=True)
         elif code in (-signal.SIGTERM, 128 + signal.SIGTERM):

@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
-
+from cgs.config import load_config
 from cgs.errors import SuiteError
-from cgs.files import atomic_path, read_json
+from cgs.files import atomic_path
+from cgs.runfiles import read_facts
 
 UNFINISHED = ("last.ckpt", ".lock", "messages.txt")
 """Files of a run that are not taken along."""
@@ -65,7 +65,7 @@ def merge(sources: Sequence[Path], target: Path) -> str:
 
 def check_config(file: Path, configs: dict[str, tuple[Path, object]]) -> None:
     """Raise SuiteError unless configs of one name are the same but for places and what changes no number."""
-    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    values = load_config(file).model_dump(mode="json")
     for dataset in values["datasets"].values():
         for key in ("path", "url", "sha256"):
             dataset.pop(key, None)
@@ -86,9 +86,7 @@ def finished(config: Path) -> Iterator[Path]:
 
 def check_same(first: Path, second: Path) -> None:
     """Raise SuiteError where two folders of one run hold different results."""
-    facts = [
-        {k: v for k, v in read_json(f / "provenance.json").items() if k not in TIMES} for f in (first, second)
-    ]
+    facts = [{k: v for k, v in read_facts(f).items() if k not in TIMES} for f in (first, second)]
     files = ("weights.safetensors", "weights-last.safetensors", "scores.csv", "failure.json")
     same = facts[0] == facts[1] and all(
         (first / name).is_file() == (second / name).is_file()

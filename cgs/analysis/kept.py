@@ -12,13 +12,21 @@ import pandas as pd
 
 from cgs.config import Config, parse_config
 from cgs.discovery import ROOT
-from cgs.errors import SuiteError
+from cgs.errors import SuiteError, plain
 from cgs.files import read_csv, read_json
 from cgs.plan import Cell
+from cgs.runfiles import COLUMNS, fault_of
 
 REFERENCE = ROOT / "results" / "reference"
 KEY = ["dataset", "labelled", "method", "seed"]
 TEXT = dict.fromkeys(("dataset", "labelled", "method", "selection", "case", "patient", "target"), str)
+NEEDED = {
+    "runs": (*KEY, "status"),
+    "main": ("dataset", "labelled", "method", "selection", "convention", "metric", "mean", "seeds"),
+    "scores": COLUMNS,
+}
+"""Columns that are read of each table."""
+
 INCIDENTAL = ("device", "gpu_slots", "threads", "checkpoint_every", "log_every", "pseudo_label_slices")
 """What changes no number."""
 PLACES = ("path", "url", "sha256", "files_of", "main_table")
@@ -39,9 +47,15 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
     for path in (folder / f"{name}.csv", folder / f"{name}.csv.gz"):
         if path.is_file():
             try:
-                return read_csv(path, dtype=TEXT)
+                table = read_csv(path, dtype=TEXT)
+                lacking = sorted(set(NEEDED.get(name, ())) - set(table))
+                if lacking:
+                    raise ValueError(f"it lacks the column {lacking[0]}")
+                if name == "scores" and len(table) and (fault := fault_of(table)):
+                    raise ValueError(f"it {fault}")
+                return table
             except (OSError, EOFError, ValueError) as error:
-                raise SuiteError(f"{path} cannot be read ({error}); fetch it again.") from None
+                raise SuiteError(f"{path} cannot be read ({plain(error)}); fetch it again.") from None
     raise SuiteError(f"{folder} has no {name}.csv; collect a campaign into it.")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from cgs.analysis.kept import KEY, complete_cells, protocol, read_table, same_methods
+from cgs.analysis.spreadsheet import inert
 from cgs.analysis.tables import (
     curves_table,
     folder_of,
@@ -112,7 +113,9 @@ def write(target: Path, tables: dict[str, pd.DataFrame]) -> None:
     for name, table in tables.items():
         long = name in ("scores", "curves")
         with atomic_path(target / (f"{name}.csv.gz" if long else f"{name}.csv")) as temporary:
-            text = table.to_csv(index=False, float_format="%.6g" if name == "curves" else None).encode()
+            text = (
+                inert(table).to_csv(index=False, float_format="%.6g" if name == "curves" else None).encode()
+            )
             temporary.write_bytes(gzip.compress(text, mtime=0) if long else text)
 
 

@@ -25,14 +25,16 @@ from cgs.analysis.experiments import (
 )
 from cgs.analysis.kept import TEXT, matching
 from cgs.analysis.published import published
+from cgs.analysis.spreadsheet import inert
 from cgs.config import Config
 from cgs.data.audit import label_counts, labelled_balance
 from cgs.data.store import list_cases, load_case, resize_nearest
-from cgs.errors import SuiteError
-from cgs.evaluation.score import COLUMNS, load_predictions
-from cgs.files import atomic_path, read_csv, read_json, write_json
+from cgs.errors import SuiteError, plain
+from cgs.evaluation.score import check_prediction, load_predictions
+from cgs.files import atomic_path, read_json, write_json
 from cgs.paths import Paths
 from cgs.plan import Cell, cells, controls_of
+from cgs.runfiles import COLUMNS, read_audit, read_entries, read_facts, read_failure, read_scores
 
 GROUP = ["dataset", "labelled", "method", "selection", "convention", "metric"]
 MAIN = [
@@ -80,7 +82,7 @@ def write_tables(config: Config, paths: Paths) -> None:
     }
     for name, table in tables.items():
         with atomic_path(paths.tables / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False)
+            inert(table).to_csv(temporary, index=False)
     with atomic_path(paths.tables / "overlays.npz") as temporary:
         np.savez_compressed(temporary, allow_pickle=False, **overlays(config, paths, scores))
     rows = {name: len(table) for name, table in tables.items()}
@@ -91,7 +93,7 @@ def write_audits(config: Config, paths: Paths) -> dict[str, pd.DataFrame]:
     """Copy the audits, with counts and balance of the labelled slices; returns the balances by dataset."""
     balances = {}
     for dataset, entry in config.datasets.items():
-        values = read_json(paths.data(dataset) / "audit.json")
+        values = read_audit(paths.data(dataset) / "audit.json")
         values["balance"] += labelled_balance(paths.data(dataset), list(entry.labelled))
         values["labels"] = label_counts(paths.data(dataset), list(entry.labelled))
         write_json(paths.tables / f"audit-{dataset}.json", values)
@@ -106,7 +108,7 @@ def folder_of(cell: Cell, paths: Paths) -> Path:
 def facts_of(cell: Cell, paths: Paths) -> dict[str, Any]:
     """provenance.json of a run; {} where it was not run or its file is damaged (it then counts as missing)."""
     try:
-        return read_json(folder_of(cell, paths) / "provenance.json")
+        return read_facts(folder_of(cell, paths))
     except SuiteError:
         return {}
 
@@ -119,7 +121,6 @@ def runs_table(planned: list[Cell], unscored: dict[Cell, str], paths: Paths) -> 
     rows = []
     for cell in planned:
         facts = facts_of(cell, paths)
-        failure = folder_of(cell, paths) / "failure.json"
         validations = [e["validation"]["dice"] for e in read_log(cell, paths) if "validation" in e] or [None]
         cut = "" if log_is_whole(cell, paths) else "Its log was cut off; its curves are left out."
         rows.append(
@@ -129,8 +130,7 @@ def runs_table(planned: list[Cell], unscored: dict[Cell, str], paths: Paths) -> 
                 "method": cell.method,
                 "seed": cell.seed,
                 "status": "missing" if cell in unscored else facts.get("status", "missing"),
-                "sentence": unscored.get(cell)
-                or (read_json(failure)["sentence"] if failure.is_file() else cut),
+                "sentence": unscored.get(cell) or read_failure(folder_of(cell, paths)) or cut,
                 "last_validation_dice": facts.get("last_validation_dice", validations[-1]),
                 **{
                     key: facts.get(key, np.nan)
@@ -160,19 +160,17 @@ def gather_scores(planned: list[Cell], paths: Paths) -> pd.DataFrame:
         file = folder_of(cell, paths) / "scores.csv"
         if not file.is_file() or facts_of(cell, paths).get("status") != "complete":
             continue
-        try:
-            table = read_csv(file, dtype=TEXT)
-        except (ValueError, OSError) as error:
-            raise SuiteError(
-                f"{file} cannot be read ({error}); delete it and evaluate the run again."
-            ) from None
-        if list(table.columns) != list(COLUMNS):
-            raise SuiteError(
-                f"{file} has other columns than scores.csv; delete it and evaluate the run again."
-            )
+        table = read_scores(file, cell, TEXT)
         if len(table):
             tables.append(table)
-    return pd.concat(tables[1:] or tables, ignore_index=True)
+    scores = pd.concat(tables[1:] or tables, ignore_index=True)
+    patients = scores.groupby(["dataset", "case"])["patient"].nunique()
+    if (patients > 1).any():
+        dataset, case = patients[patients > 1].index[0]
+        raise SuiteError(
+            f"The scores.csv of {dataset} name different patients for the case {plain(case)}; evaluate its runs again."
+        )
+    return scores
 
 
 def whole_runs(
@@ -273,11 +271,7 @@ def read_log(cell: Cell, paths: Paths) -> Iterator[dict[str, Any]]:
     file = folder_of(cell, paths) / "log.jsonl"
     if not file.is_file() or not log_is_whole(cell, paths):
         return
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return
+    yield from read_entries(file)
 
 
 def log_is_whole(cell: Cell, paths: Paths) -> bool:
@@ -356,6 +350,7 @@ def overlays(config: Config, paths: Paths, scores: pd.DataFrame) -> dict[str, np
                 wanted = f"{config.evaluation.selections[0]}/{name}"
                 found = load_predictions(file, [wanted]).get(wanted)
                 if found is not None:
+                    check_prediction(f"{file}: {wanted}", found, case.label)
                     key = f"{dataset}/{name}/{cell.labelled}/{cell.method}"
                     result[key] = resize_nearest(found[z], size)
     return result
@@ -378,5 +373,5 @@ def provenance(config: Config, planned: list[Cell], paths: Paths) -> dict[str, A
         "versions": [json.loads(v) for v in versions],
         "started": min(distinct("started"), default=None),
         "finished": max(distinct("finished"), default=None),
-        "training_seconds": round(sum(f.get("seconds", 0) for f in facts), 1),
+        "training_seconds": round(sum(f.get("seconds") or 0 for f in facts), 1),
     }

@@ -20,8 +20,9 @@ from cgs.engine.run import WEIGHTS, now, record_failure, versions
 from cgs.engine.validate import BATCH, evaluating, working_slices
 from cgs.errors import SuiteError
 from cgs.evaluation.predict import load_weights
-from cgs.files import atomic_path, read_json, write_json
+from cgs.files import atomic_path, write_json
 from cgs.plan import members
+from cgs.runfiles import read_facts
 
 if TYPE_CHECKING:
     from cgs.config import Config
@@ -49,7 +50,7 @@ def ensemble(config: Config, cell: Cell, paths: Paths) -> None:
     """
     folder = paths.run(cell.dataset, cell.labelled, cell.method, cell.seed)
     folders = {m: paths.run(m.dataset, m.labelled, m.method, m.seed) for m in members(config, cell)}
-    found = {m: read_json(place / "provenance.json") for m, place in folders.items()}
+    found = {m: read_facts(place) for m, place in folders.items()}
     rule = config.ensembles[cell.method].rule
     facts: dict[str, Any] = {
         **{key: getattr(cell, key) for key in ("dataset", "labelled", "method", "seed")},
@@ -72,10 +73,10 @@ def ensemble(config: Config, cell: Cell, paths: Paths) -> None:
         np.savez_compressed(temporary, allow_pickle=False, **predictions)
     if not failed:
         total = {
-            key: sum(int(values.get(key, 0)) for values in found.values())
+            key: sum(int(values.get(key) or 0) for values in found.values())
             for key in ("parameters_training", "parameters_inference")
         }
-        seconds = sum(float(values["seconds"]) for values in found.values())
+        seconds = sum(float(values.get("seconds") or 0) for values in found.values())
         write_json(
             folder / "provenance.json",
             {"status": "complete", **facts, **total, "seconds": seconds, "finished": now()},

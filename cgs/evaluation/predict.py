@@ -16,7 +16,8 @@ from cgs.engine.method import Method, build, method_of
 from cgs.engine.run import WEIGHTS
 from cgs.engine.validate import predict_volume
 from cgs.errors import SuiteError
-from cgs.files import atomic_path, read_json
+from cgs.files import atomic_path
+from cgs.runfiles import read_facts
 
 if TYPE_CHECKING:
     from cgs.config import Config
@@ -51,7 +52,7 @@ def predict(config: Config, cell: Cell, paths: Paths) -> None:
     """
     folder = paths.run(cell.dataset, cell.labelled, cell.method, cell.seed)
     predictions: dict[str, np.ndarray] = {}
-    if read_json(folder / "provenance.json")["status"] == "complete":
+    if read_facts(folder)["status"] == "complete":
         with lease(config.training) as device:
             prepare_torch(config.training)
             predictions = predict_cases(config, cell, paths, device)

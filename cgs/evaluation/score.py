@@ -10,26 +10,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cgs.bounds import load_npz
 from cgs.config import EvaluationConfig
-from cgs.data.store import list_cases, load_case
-from cgs.errors import SuiteError
+from cgs.data.store import list_cases, load_case, read_cases, targets_of
+from cgs.errors import SuiteError, plain
 from cgs.evaluation.conventions import METRICS, score_volume
-from cgs.files import DAMAGED, atomic_path, read_csv, read_json
+from cgs.files import DAMAGED, atomic_path
 from cgs.plan import Cell
-
-COLUMNS = (
-    "dataset",
-    "labelled",
-    "method",
-    "seed",
-    "selection",
-    "case",
-    "patient",
-    "target",
-    "convention",
-    "metric",
-    "value",
-)
+from cgs.runfiles import COLUMNS, read_facts
 
 Row = tuple[str, str, str, float]
 
@@ -44,9 +32,9 @@ def score_run(
     Raises SuiteError with one sentence when the predictions are missing, damaged or do not fit the cases.
     """
     rows: list[tuple[object, ...]] = []
-    if read_json(run_folder / "provenance.json")["status"] == "complete":
+    if read_facts(run_folder)["status"] == "complete":
         cases = list_cases(dataset_folder, "test")
-        patients = read_csv(dataset_folder / "cases.csv", dtype=str).set_index("case")["patient"]
+        patients = read_cases(dataset_folder).set_index("case")["patient"]
         todo = [(selection, case) for selection in evaluation.selections for case in cases]
         for (selection, case), scores in zip(
             todo, _score_all(dataset_folder, run_folder, evaluation, todo, processes), strict=True
@@ -71,27 +59,33 @@ def _score_all(
 def load_predictions(path: Path, keys: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """`<selection>/<case>` to label volumes (D, H, W): all of the file, or those of `keys` that it holds."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files if keys is None or key in keys}
+        return load_npz(path, keys)
     except FileNotFoundError:
         raise SuiteError(f"{path} does not exist; predict the run first.") from None
     except DAMAGED as error:
-        raise SuiteError(f"{path} is damaged ({error}); delete it and predict the run again.") from None
+        raise SuiteError(
+            f"{path} is damaged ({plain(error)}); delete it and predict the run again."
+        ) from None
+
+
+def check_prediction(where: str, prediction: np.ndarray, label: np.ndarray) -> None:
+    """Raise SuiteError unless a prediction is a label map of the size of the reference."""
+    if prediction.dtype != np.uint8 or prediction.shape != label.shape:
+        raise SuiteError(
+            f"{where} is {prediction.dtype} of shape {prediction.shape}, but uint8 of shape {label.shape} is needed; "
+            "predict the run again."
+        )
 
 
 def score_case(data: Path, run: Path, evaluation: EvaluationConfig, selection: str, case: str) -> list[Row]:
     """(target, convention, metric, value) of one case by every convention of `evaluation`."""
-    targets: list[str] = read_json(data / "source.json")["targets"]
+    targets = targets_of(data)
     known = load_case(data, case)
     key, path = f"{selection}/{case}", run / "predictions.npz"
     prediction = load_predictions(path, [key]).get(key)
     if prediction is None:
         raise SuiteError(f"{path} lacks the case {case} ({selection}); predict the run again.")
-    if prediction.dtype != np.uint8 or prediction.shape != known.label.shape:
-        raise SuiteError(
-            f"{path}: {key} is {prediction.dtype} of shape {prediction.shape}, but uint8 of shape "
-            f"{known.label.shape} is needed; predict the run again."
-        )
+    check_prediction(f"{path}: {key}", prediction, known.label)
     for volume, place, mend in (
         (prediction, f"{path}: {key}", "predict the run again"),
         (known.label, f"The reference of {case} in {data}", "delete the folder and prepare again"),

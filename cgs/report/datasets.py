@@ -12,9 +12,10 @@ from cgs.config import Config
 from cgs.paths import Paths
 from cgs.plan import controls_of
 from cgs.report import figures, forests
-from cgs.report.inputs import leading, optional
+from cgs.report.inputs import leading
 from cgs.report.main_tables import main_rows
 from cgs.report.overlays import overlays_section
+from cgs.report.tables import optional_audit, read_provenance
 from cgs.report.words import difference, difference_interval, p_value, shown
 
 
@@ -23,7 +24,7 @@ def dataset_section(
 ) -> dict[str, Any]:
     """Everything that the page shows of one dataset."""
     entry = config.datasets[name]
-    source = optional(paths.tables / "provenance.json").get("datasets", {}).get(name, {})
+    source = read_provenance(paths.tables / "provenance.json").get("datasets", {}).get(name, {})
     ratios = [str(n) for n in entry.labelled]
     unit = {"field": "voxels", "strict": "mm"}
     return {
@@ -149,8 +150,8 @@ def curves_section(
 
 def audit_section(file: Path) -> dict[str, Any] | None:
     """Findings, label counts and class balance as the dataset's audit wrote them."""
-    audit = optional(file)
-    if not {"balance", "findings"} <= set(audit):
+    audit = optional_audit(file)
+    if audit is None:
         return None
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in audit["balance"]:

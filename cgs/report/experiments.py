@@ -23,6 +23,7 @@ COLUMNS = {
         "std",
         "seeds",
         "planned",
+        "parameters_inference",
         "difference",
         "ci_low",
         "ci_high",

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cgs.config import Config
-from cgs.errors import SuiteError
-from cgs.files import read_csv, read_json
 from cgs.plan import cells
 
-TEXT = dict.fromkeys(
-    ("ratio", "labelled", "sentence", "method", "dataset", "published_source", "reference_name"), str
-)
 CELL = ("dataset", "labelled", "method")
 COLUMNS = {
     "runs": (*CELL, "seed", "status", "sentence", "seconds", "best_validation_dice", "last_validation_dice"),
@@ -35,25 +28,6 @@ COMPARISONS = {
 def shown_datasets(config: Config) -> tuple[str, ...]:
     """The datasets with main tables; none for an experiment alone."""
     return config.main_datasets if config.methods else ()
-
-
-def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """A table, or an empty one where it is missing or damaged: the page says so."""
-    rows = optional(path.parent / "provenance.json").get("rows", {}).get(path.stem)
-    try:
-        table = read_csv(path, dtype=TEXT)
-    except (OSError, ValueError):
-        return pd.DataFrame(columns=list(columns))
-    whole = set(columns) <= set(table) and rows in (None, len(table))
-    return table if whole else pd.DataFrame(columns=list(columns))
-
-
-def optional(path: Path) -> dict[str, Any]:
-    """A JSON file, or {} where it is missing or damaged: the page says so."""
-    try:
-        return dict(read_json(path))
-    except SuiteError:
-        return {}
 
 
 def unknown_runs(config: Config) -> pd.DataFrame:

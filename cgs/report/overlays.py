@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
 from typing import Any
 
 import numpy as np
 
+from cgs.bounds import load_npz
 from cgs.config import Config
+from cgs.errors import plain
+from cgs.files import DAMAGED
 from cgs.paths import Paths
 from cgs.report.tiles import ERROR_COLOURS, TARGET_COLOURS, error_tile, label_tile, slice_tile
 
@@ -18,10 +20,10 @@ def overlays_section(
     """Tiles of the fixed cases: image, reference and every method, per ratio."""
     file = paths.tables / "overlays.npz"
     try:
-        with np.load(file, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in stored.files if key.startswith(f"{name}/")}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        stored = {key: value for key, value in load_npz(file).items() if key.startswith(f"{name}/")}
+    except DAMAGED:
         return None
+    arrays = {key: value for key, value in stored.items() if is_tile(value)}
     cases = []
     for key in arrays:
         if not key.endswith("/image"):
@@ -40,10 +42,10 @@ def overlays_section(
                 labels = arrays.get(
                     f"{name}/{case}/{ratio}/{method}", arrays.get(f"{name}/{case}/all/{method}")
                 )
-                if labels is not None:
+                if labels is not None and labels.shape == reference.shape:
                     tiles.append(overlay(titles[method], labels, reference, targets))
             rows.append({"ratio": ratio, "tiles": tiles})
-        role = str(arrays.get(f"{name}/{case}/role", ""))
+        role = plain(stored.get(f"{name}/{case}/role", ""))[:99]
         cases.append({"name": case, "role": role, "slice": slice_tile(arrays[key]), "rows": rows})
     if not cases:
         return None
@@ -53,6 +55,11 @@ def overlays_section(
         "key": list(zip(targets, TARGET_COLOURS, strict=False)),
         "errors": list(kinds),
     }
+
+
+def is_tile(array: np.ndarray) -> bool:
+    """Whether an array is a slice or a label map that can be drawn."""
+    return array.dtype == np.uint8 and array.ndim == 2 and min(array.shape) > 0 and max(array.shape) <= 4096
 
 
 def overlay(

@@ -17,9 +17,10 @@ from cgs.report import experiments, export
 from cgs.report.datasets import dataset_section
 from cgs.report.drawing import legend_mark
 from cgs.report.headline import budget, changed_options, headline
-from cgs.report.inputs import COLUMNS, COMPARISONS, optional, read_table, shown_datasets, unknown_runs
+from cgs.report.inputs import COLUMNS, COMPARISONS, shown_datasets, unknown_runs
 from cgs.report.provenance import FIGURES, NO_PROVENANCE, methods_by_digest
 from cgs.report.quality import quality
+from cgs.report.tables import read_provenance, read_table
 from cgs.report.words import patients
 from cgs.titles import method_titles
 
@@ -31,17 +32,19 @@ def render(config: Config, paths: Paths) -> Path:
     """
     if not any((paths.tables / f"{name}.csv").is_file() for name in COLUMNS):
         raise SuiteError(f"{paths.tables} holds no tables; run `python -m cgs tables` first.")
-    tables = {name: read_table(paths.tables / f"{name}.csv", columns) for name, columns in COLUMNS.items()}
+    tables = {
+        name: read_table(paths.tables / f"{name}.csv", columns, config) for name, columns in COLUMNS.items()
+    }
     missing = [name for name, table in tables.items() if table.empty]
     tables |= {
-        name: read_table(paths.tables / f"{name}.csv", columns)
+        name: read_table(paths.tables / f"{name}.csv", columns, config)
         for name, columns in (COMPARISONS | experiments.COLUMNS).items()
     }
     for name in ("main", "targets", "curves"):  # What only experiments train stands in their sections.
         tables[name] = tables[name][tables[name]["method"].isin(config.methods)]
     if tables["runs"].empty:
         tables["runs"] = unknown_runs(config)
-    provenance = optional(paths.tables / "provenance.json")
+    provenance = read_provenance(paths.tables / "provenance.json")
     if not provenance:
         missing.append("provenance")
     titles = method_titles(config)

@@ -150,7 +150,7 @@ def test_every_section_has_something_to_show(made: Paths) -> None:
     assert "Missing or empty" not in page and "No results yet" not in page and page.count("<svg role") > 5
 
 
-@fuzzed(8)
+@fuzzed(4)
 @given(table=TABLES, damage=damages())
 def test_damaged_tables(made: Paths, table: str, damage: Any) -> None:
     file = made.tables / f"{table}.csv"
@@ -192,7 +192,7 @@ NASTY = st.one_of(
 )
 
 
-@fuzzed(16)
+@fuzzed(7)
 @given(
     table=TABLES,
     changes=st.lists(
@@ -214,7 +214,7 @@ def test_tables_with_any_value(made: Paths, table: str, changes: list[tuple[int,
         check_page(made)
 
 
-@fuzzed(8)
+@fuzzed(4)
 @given(
     table=TABLES, row=st.integers(0, 20), kind=st.sampled_from(["twice", "lost", "none", "column", "missing"])
 )
@@ -233,14 +233,14 @@ def test_tables_of_other_rows(made: Paths, table: str, row: int, kind: str) -> N
         check_page(made)
 
 
-@fuzzed(6)
+@fuzzed(3)
 @given(name=st.sampled_from(["provenance.json", "audit-phantom.json"]), damage=damages())
 def test_damaged_json(made: Paths, name: str, damage: Any) -> None:
     with changed(made.tables / name, damage((made.tables / name).read_bytes())):
         check_page(made)
 
 
-@fuzzed(16)
+@fuzzed(7)
 @given(
     name=st.sampled_from(["provenance.json", "audit-phantom.json"]),
     path=st.lists(st.integers(0, 20), max_size=4),
@@ -282,7 +282,7 @@ TILES = st.sampled_from(
 )
 
 
-@fuzzed(6)
+@fuzzed(4)
 @given(
     tiles=st.dictionaries(
         st.sampled_from(["image", "reference", "1/cgs", "2/cgs", "all/fully-supervised", "<b>"]), TILES

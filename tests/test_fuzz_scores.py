@@ -273,7 +273,7 @@ def test_scores_of_another_run_are_refused(made: Paths) -> None:
         assert "is of another run; delete it and evaluate" in tables_of(made)[0]
 
 
-@fuzzed(30)
+@fuzzed(15)
 @given(name=st.sampled_from(["log.jsonl", "provenance.json", "failure.json"]), damage=damages())
 def test_damaged_files_of_a_run(made: Paths, name: str, damage: Any) -> None:
     file = folder_of(HALF, made) / name
@@ -304,7 +304,7 @@ FACTS = st.sampled_from(
 )
 
 
-@fuzzed(60)
+@fuzzed(25)
 @given(key=FACTS, value=JSON)
 def test_provenance_of_any_shape(made: Paths, key: str, value: Any) -> None:
     file = folder_of(HALF, made) / "provenance.json"
@@ -323,7 +323,7 @@ LINES: list[Any] = [
 ]
 
 
-@fuzzed(80)
+@fuzzed(30)
 @given(
     line=st.sampled_from(LINES),
     path=st.integers(0, 9),
@@ -345,7 +345,7 @@ def test_log_lines_of_any_shape(made: Paths, line: Any, path: int, key: str, val
         read_runs(made)
 
 
-@fuzzed(30)
+@fuzzed(10)
 @given(key=st.sampled_from(["", "sentence"]), value=JSON)
 def test_failures_of_any_shape(made: Paths, key: str, value: Any) -> None:
     folder = folder_of(HALF, made)

@@ -203,7 +203,7 @@ def test_what_a_user_without_files_is_told(tmp_path: Path) -> None:
 def test_a_gzip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cgs.data.nifti.LARGEST", 10_000)
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(bytes(1_000_000)))
-    with pytest.raises(SuiteError, match="more than 10,000 bytes"):
+    with pytest.raises(SuiteError, match="more than the 10,000 bytes"):
         read_nifti(tmp_path / "a.nii.gz")
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from cgs.config import PROMPTABLE, Config
 from cgs.errors import SuiteError, plain
+from cgs.evaluation.conventions import METRICS
 from cgs.files import read_csv, read_json
 from cgs.plan import ALL, FULLY_LABELLED, NONE
 from cgs.runfiles import is_audit, is_count
@@ -96,7 +97,8 @@ def known_rows(table: pd.DataFrame, name: str, config: Config) -> pd.Series:
         "method": methods,
         "base": methods,
         "experiment": {*config.experiments},
-        "convention": {"field", "strict"},
+        "convention": {*METRICS},
+        "metric": {metric for metrics in METRICS.values() for metric in metrics},
         "selection": {"best", "last"},
     }
     keep = pd.Series(True, index=table.index)

@@ -36,6 +36,7 @@ COUNTS = (
     "best_iteration",
     "seconds",
     "peak_memory_bytes",
+    "energy_joules",
     "parameters_training",
     "parameters_inference",
 )
@@ -64,6 +65,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
         and all(facts.get(key) is None or is_number(facts[key]) for key in MEANS)
         and all(facts.get(key) is None or isinstance(facts[key], str) for key in TEXTS)
         and all(isinstance(facts.get(key, {}), dict) for key in ("bytes", "versions"))
+        and isinstance(facts.get("diverged", False), bool)
     )
     if not whole:
         raise SuiteError(f"{path} is no provenance of a run; delete it and repeat the step that writes it.")
@@ -179,6 +181,7 @@ def read_audit(path: Path) -> dict[str, Any]:
 def is_audit(audit: Any) -> bool:
     """Whether a value has what tables and report read of an audit."""
     counts = ("pixels", "share_of_foreground", "slices", "all_slices")
+    labels = ("labelled_slices", "unlabelled_slices", "labelled_patients", "unlabelled_patients")
     return (
         isinstance(audit, dict)
         and all(
@@ -189,6 +192,13 @@ def is_audit(audit: Any) -> bool:
             all(isinstance(row.get(key), str) for key in ("group", "target"))
             and all(is_count(row.get(key)) for key in counts)
             for row in audit["balance"]
+        )
+        and isinstance(audit.get("labels", []), list)
+        and all(
+            isinstance(row, dict)
+            and all(is_count(row.get(key)) for key in labels)
+            and row["labelled_slices"] + row["unlabelled_slices"] > 0
+            for row in audit.get("labels", [])
         )
         and all(
             all(isinstance(row.get(key), str) for key in ("severity", "sentence"))

@@ -26,7 +26,7 @@ from cgs.analysis.tables import write_tables
 from cgs.config import Config
 from cgs.paths import Paths
 from cgs.plan import cells
-from cgs.report import figures
+from cgs.report import figures, forests
 from cgs.report.page import render
 
 VIEWS = ("scores", "cost", "classes", "pseudo-labels", "balance")
@@ -71,7 +71,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No file needs to outlive a power cut; figures are laid out, but written for many examples alone."""
     monkeypatch.setattr("cgs.files.to_disk", lambda path: None)
     if not EXAMPLES:
-        monkeypatch.setattr(figures, "svg", laid_out)
+        for module in (figures, forests):
+            monkeypatch.setattr(module, "svg", laid_out)
 
 
 def laid_out(figure: Figure, name: str, alt: str) -> str:

@@ -18,7 +18,7 @@ from cgs.runfiles import is_audit, is_count
 SENTENCES = ("sentence", "published_source", "reference_name", "device")
 NAMES = (
     *("dataset", "labelled", "ratio", "method", "base", "experiment", "target", "group", "kind", "quantity"),
-    *("status", "selection", "convention", "metric", "verdict"),
+    *("status", "selection", "convention", "metric", "verdict", "diverged"),
 )
 TEXT = dict.fromkeys((*SENTENCES, *NAMES, "source_digest"), str)
 FLAGS = ("holds", "other_holds", "balanced_holds")
@@ -63,6 +63,8 @@ def read_table(path: Path, columns: tuple[str, ...], config: Config) -> pd.DataF
         len(table),
     ):  # It was cut at the end of a line.
         return empty
+    odd = [n for n in table if n not in (*columns, *TEXT, *FLAGS) and table[n].dtype.kind not in "iuf"]
+    table = table.drop(columns=odd)  # What the page can do without.
     if not set(columns) <= set(table) or table.empty or not numbers_fit(table, columns):
         return empty
     for name in (n for n in (*NAMES, *SENTENCES) if n in table):

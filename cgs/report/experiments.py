@@ -11,7 +11,7 @@ from markupsafe import Markup
 from cgs.config import Config
 from cgs.report import figures, forests
 from cgs.report.drawing import CONTROLS, legend_mark
-from cgs.report.words import difference, difference_interval, patients, shown
+from cgs.report.words import difference, difference_interval, patients, shown, whole
 
 COLUMNS = {
     "experiments": (
@@ -27,6 +27,8 @@ COLUMNS = {
         "difference",
         "ci_low",
         "ci_high",
+        "patients_better",
+        "patients",
     ),
     "classes": ("dataset", "labelled", "method", "target", "size", "gain"),
     "small-targets": ("dataset", "labelled", "method", "gain_small", "gain_large", "rho", "targets"),
@@ -229,10 +231,10 @@ def balance_view(table: pd.DataFrame, datasets: tuple[str, ...]) -> list[dict[st
             {
                 "target": r["target"],
                 "pixels": f"{r['pixels']:,}",
-                "p": f"{100 * r['p']:.1f}",
-                "balanced": f"{100 * r['balanced']:.1f}",
+                "p": shown(r["p"], "dice"),
+                "balanced": shown(r["balanced"], "dice"),
                 "holds": bool(r["holds"]),
-                "other": f"{100 * r['other']:.1f}",
+                "other": shown(r["other"], "dice"),
                 "other_holds": bool(r["other_holds"]),
             }
             for r in own.to_dict("records")
@@ -256,13 +258,11 @@ def cost_view(
     shown = [
         {
             "title": titles[m],
-            "training": f"{rows[m]['parameters_training']:,.0f}",
-            "relative": f"{100 * (rows[m]['parameters_training'] / base - 1):+.2f} %".replace("-", "−")
-            if base > 0
-            else "–",
-            "inference": f"{rows[m]['parameters_inference']:,.0f}",
-            "milliseconds": f"{1000 * rows[m]['iteration']:,.0f}",
-            "memory": f"{rows[m]['peak_memory_bytes'] / 1e6:,.0f}",
+            "training": whole(rows[m]["parameters_training"]),
+            "relative": more_than(rows[m]["parameters_training"], base),
+            "inference": whole(rows[m]["parameters_inference"]),
+            "milliseconds": whole(1000 * rows[m]["iteration"]),
+            "memory": whole(rows[m]["peak_memory_bytes"] / 1e6),
             "device": str(rows[m].get("device", "")),
         }
         for m in config.experiments[name].methods
@@ -273,7 +273,8 @@ def cost_view(
 
 def more_than(value: float, base: float) -> str:
     """'+0.12 %' more than `base`, or a dash where that is unknown."""
-    return f"{100 * (value / base - 1):+.2f} %".replace("-", "−") if base > 0 else "–"
+    share = value / base - 1 if base > 0 else np.nan
+    return f"{100 * share:+.2f} %".replace("-", "−") if np.isfinite(share) else "–"
 
 
 def cost_figures(

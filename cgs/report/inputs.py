@@ -12,8 +12,21 @@ from cgs.plan import cells
 
 CELL = ("dataset", "labelled", "method")
 COLUMNS = {
-    "runs": (*CELL, "seed", "status", "sentence", "seconds", "best_validation_dice", "last_validation_dice"),
-    "main": (*CELL, "selection", "convention", "metric", "mean", "std", "seeds", "published"),
+    "runs": (
+        *(*CELL, "seed", "status", "sentence", "seconds"),
+        *("best_iteration", "best_validation_dice", "last_validation_dice"),
+    ),
+    "main": (
+        *CELL,
+        "selection",
+        "convention",
+        "metric",
+        "mean",
+        "std",
+        "seeds",
+        "published",
+        "published_source",
+    ),
     "targets": (*CELL, "selection", "convention", "metric", "target", "mean"),
     "curves": (*CELL, "seed", "iteration", "quantity", "value"),
 }
@@ -34,7 +47,12 @@ def unknown_runs(config: Config) -> pd.DataFrame:
     """The planned runs, for a page without runs.csv: how they ended is not known."""
     table = pd.DataFrame([asdict(cell) for cell in cells(config)])
     return table.assign(
-        status="unknown", sentence="", seconds=0.0, best_validation_dice=np.nan, last_validation_dice=np.nan
+        status="unknown",
+        sentence="",
+        seconds=0.0,
+        best_iteration=np.nan,
+        best_validation_dice=np.nan,
+        last_validation_dice=np.nan,
     )
 
 

@@ -108,7 +108,9 @@ def missing(runs: pd.DataFrame, titles: dict[str, str]) -> Iterator[Finding]:
 def fallen(runs: pd.DataFrame, titles: dict[str, str]) -> Iterator[Finding]:
     """The trainings whose validation Dice was far lower at the end than at its best."""
     own = runs[runs["status"] == "complete"]
-    own = own[own["best_validation_dice"] - own["last_validation_dice"] > FELL]
+    own = own[own["best_validation_dice"] - own["last_validation_dice"] > FELL].dropna(
+        subset=["best_iteration"]
+    )
     for run in own.to_dict("records"):
         yield finding(
             "warning",

@@ -26,6 +26,11 @@ def shown(value: float, metric: str) -> str:
     return f"{100 * value:.1f}" if metric in PERCENT else f"{value:.1f}"
 
 
+def whole(value: float) -> str:
+    """A count with commas; a dash where there is none."""
+    return f"{value:,.0f}" if np.isfinite(value) else "–"
+
+
 def difference(value: float, metric: str = "dice") -> str:
     """A difference with its sign, in points where the metric is a share; nothing where either side is unknown."""
     if not np.isfinite(value):

@@ -166,9 +166,8 @@ def explain(error: Exception, training: TrainingConfig) -> tuple[str, str | None
     if isinstance(error, SuiteError):
         return str(error), None
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
-        reason = (
-            str(error).splitlines()[0].rpartition("] . ")[2]
-        )  # Torch begins with the place in its own source.
+        # Torch begins with the place in its own source.
+        reason = str(error).partition("\n")[0].rpartition("] . ")[2]
         sentence = (
             f"The device ran out of memory ({reason}); lower training.gpu_slots or the batch sizes "
             f"({training.labelled_batch} + {training.unlabelled_batch})."
@@ -252,9 +251,8 @@ class Trainer:
         self.done, self.seconds = 0, 0.0
         self.meter = EnergyMeter(device, self.training.gpu_slots)
         self.best: dict[str, float] = {"dice": -1.0, "iteration": 0}
-        self.best_weights: dict[
-            str, Tensor
-        ] = {}  # In the checkpoint, so that one file holds what must agree.
+        # Written at the end, and until then in the checkpoint: one file holds what must agree.
+        self.best_weights: dict[str, Tensor] = {}
         self.last_dice = float("nan")
         self.best_state: dict[str, Any] = {}  # Networks and optimiser, for a next stage that starts there.
         self.describe_run(data, base, config.network_of(cell.method).model_dump(mode="json"))

@@ -68,17 +68,10 @@ def leading(config: Config, table: pd.DataFrame, dataset: str) -> pd.DataFrame:
 
 def cell_values(tables: dict[str, pd.DataFrame], dataset: str, ratio: str, config: Config) -> pd.Series:
     """Mean test Dice by method at a ratio, by the `field` convention and the leading selection."""
-    main = tables["main"]
-    if main.empty:
+    if tables["main"].empty:
         return pd.Series(dtype=float)
-    chosen = main[
-        (main["dataset"] == dataset)
-        & main["labelled"].isin([ratio, "all"])
-        & (main["metric"] == "dice")
-        & (main["convention"] == config.evaluation.conventions[0])
-        & (main["selection"] == config.evaluation.selections[0])
-    ]
-    means = chosen.set_index("method")["mean"]
+    chosen = leading(config, tables["main"], dataset)
+    means = chosen[chosen["labelled"].isin([ratio, "all"])].set_index("method")["mean"]
     return means[np.isfinite(means)]
 
 

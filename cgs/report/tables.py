@@ -57,11 +57,8 @@ def read_table(path: Path, columns: tuple[str, ...], config: Config) -> pd.DataF
         table = read_csv(path, dtype=TEXT)
     except (OSError, ValueError):
         return empty
-    rows = optional(path.parent / "provenance.json").get("rows")
-    if isinstance(rows, dict) and rows.get(path.stem) not in (
-        None,
-        len(table),
-    ):  # It was cut at the end of a line.
+    rows = read_provenance(path.parent / "provenance.json").get("rows", {}).get(path.stem)
+    if rows not in (None, len(table)):  # It was cut at the end of a line.
         return empty
     odd = [n for n in table if n not in (*columns, *TEXT, *FLAGS) and table[n].dtype.kind not in "iuf"]
     table = table.drop(columns=odd)  # What the page can do without.

@@ -175,7 +175,7 @@ def experiments(
         },
         "released-code": {
             "title": "What the defects of the released code cost",
-            "claim": "nobody has said",
+            "claim": "not reported",
             "datasets": acdc,
             "methods": [
                 "cgs",

@@ -13,9 +13,9 @@ import pandas as pd
 from cgs.config import Config, parse_config
 from cgs.discovery import ROOT
 from cgs.errors import SuiteError, plain
+from cgs.evaluation.scorefile import COLUMNS, fault_of
 from cgs.files import read_csv, read_json
 from cgs.plan import Cell
-from cgs.runfiles import COLUMNS, fault_of
 
 REFERENCE = ROOT / "results" / "reference"
 KEY = ["dataset", "labelled", "method", "seed"]

@@ -31,10 +31,11 @@ from cgs.data.audit import label_counts, labelled_balance
 from cgs.data.store import list_cases, load_case, resize_nearest
 from cgs.errors import SuiteError, plain
 from cgs.evaluation.score import check_prediction, load_predictions
+from cgs.evaluation.scorefile import COLUMNS, read_scores
 from cgs.files import atomic_path, read_json, write_json
 from cgs.paths import Paths
 from cgs.plan import Cell, cells, controls_of
-from cgs.runfiles import COLUMNS, read_audit, read_entries, read_facts, read_failure, read_scores
+from cgs.runfiles import read_audit, read_entries, read_facts, read_failure
 
 GROUP = ["dataset", "labelled", "method", "selection", "convention", "metric"]
 MAIN = [

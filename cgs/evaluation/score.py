@@ -15,9 +15,10 @@ from cgs.config import EvaluationConfig
 from cgs.data.store import list_cases, load_case, read_cases, targets_of
 from cgs.errors import SuiteError, plain
 from cgs.evaluation.conventions import METRICS, score_volume
+from cgs.evaluation.scorefile import COLUMNS
 from cgs.files import DAMAGED, atomic_path
 from cgs.plan import Cell
-from cgs.runfiles import COLUMNS, read_facts
+from cgs.runfiles import read_facts
 
 Row = tuple[str, str, str, float]
 

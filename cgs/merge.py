@@ -18,6 +18,8 @@ TIMES = (
     "started",
     "finished",
     "seconds",
+    "bytes",
+    "energy_joules",
     "peak_memory_bytes",
     "machine",
     "device",

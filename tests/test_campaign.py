@@ -158,6 +158,11 @@ def test_shards_are_merged_and_conflicts_refused(tmp_path: Path) -> None:
     assert merge(outs, target) == f"0 runs came, {len(every)} were there; {target} holds {len(every)}."
     runs = sorted(p.parent.relative_to(target) for p in target.rglob("provenance.json"))
     assert len(runs) == len(every) and (target / "results" / "small" / "config.yaml").is_file()
+    elsewhere = next(outs[0].rglob("provenance.json"))
+    facts = json.loads(elsewhere.read_text())
+    longer = {**facts["bytes"], "log.jsonl": facts["bytes"]["log.jsonl"] + 1}  # Its times have other digits.
+    elsewhere.write_text(json.dumps(facts | {"bytes": longer, "energy_joules": 1.0, "machine": "another"}))
+    assert merge(outs, target).startswith("0 runs came"), "the same run on two machines"
     scores = next(outs[0].rglob("scores.csv"))
     scores.write_text(scores.read_text().replace("dice", "Dice", 1))
     with pytest.raises(SuiteError, match="hold different results of one run"):

@@ -121,16 +121,21 @@ class ReportConfig(Strict):
     )
 
 
+def own_title() -> Any:
+    return Field(None, min_length=1, description="As the report names it; without one, by its own name.")
+
+
 class Variant(BaseModel):
     """A method under a name of its own, with some of its options changed.
 
-    Every key besides `extends` is an option of the method. A variant that has the name of the method it
+    Every key besides those named here is an option of the method. A variant that has the name of the method it
     extends changes the options of that method for the whole config.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
     extends: str = Field(description="Method, or other variant, that this one builds on.")
     network: NetworkConfig | None = Field(None, description="Network of its own, in place of the config's.")
+    title: str | None = own_title()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -147,6 +152,7 @@ class Ensemble(Strict):
         description="average: of the probabilities; confident: the label of the member that is surest of the pixel; "
         "vote: the label of most members, at a tie that of the highest mean probability among them."
     )
+    title: str | None = own_title()
     _differ = field_validator("members")(no_repeats)
 
 
@@ -161,6 +167,7 @@ class Promptable(Strict):
         "box", description="Prompt for every target of a slice, from the reference label."
     )
     margin: int = Field(5, ge=0, description="Pixels by which a box is wider than the target, on each side.")
+    title: str | None = own_title()
 
 
 class Experiment(Strict):
@@ -178,6 +185,11 @@ class Experiment(Strict):
     )
     methods: tuple[str, ...] = Field(
         (), description="Methods, variants and ensembles; the first is the one that others are compared with."
+    )
+    against: Literal["first", "extended"] = Field(
+        "first",
+        description="What a method is compared with. first: the first of `methods`; extended: a variant with what it "
+        "extends, nothing else.",
     )
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
         (), description="Seeds; none: those of the config."
@@ -266,6 +278,11 @@ class Config(Strict):
                 raise ValueError(f"{where}: that name is taken; choose another one")
             for method in experiment.methods:
                 self._base_of(method)
+                other = self.compared_with(name, method)
+                if other is not None and other not in experiment.methods:
+                    raise ValueError(
+                        f"{where}.methods: {method} is to be compared with {other}; name that too"
+                    )
             for dataset in experiment.datasets:
                 if dataset not in self.datasets:
                     raise ValueError(
@@ -302,6 +319,15 @@ class Config(Strict):
                 return variant.network
             name = variant.extends
         return self.network
+
+    def compared_with(self, experiment: str, method: str) -> str | None:
+        """The method that `method` is compared with in an experiment; None for one that others are compared with."""
+        entry = self.experiments[experiment]
+        if entry.against == "extended":
+            other = self.variants[method].extends if method in self.variants else method
+        else:
+            other = entry.methods[0]
+        return None if other == method else other
 
     def only(self, target: str) -> Config:
         """The part of the config that a named target is about: `table-<dataset>` or an experiment.

@@ -31,45 +31,60 @@ SMALL_BUDGET = {"cgs": {"extends": "cgs", "lambda_max": 0.1}}
 # The ablations of the paper as methods under names of their own.
 TERMS = ("self_training", "bidirectional", "consensus")
 TERM_VARIANTS: dict[str, dict[str, Any]] = {
-    f"cgs-{''.join(kept) or 'no-consistency'}": {"extends": "cgs"} | dict.fromkeys(dropped, False)
-    for kept, dropped in (
-        ((), TERMS),
-        (("only-self",), TERMS[1:]),
-        (("only-bidirectional",), (TERMS[0], TERMS[2])),
-        (("only-consensus",), TERMS[:2]),
-        (("no-self",), TERMS[:1]),
-        (("no-bidirectional",), TERMS[1:2]),
-        (("no-consensus",), TERMS[2:]),
+    name: {"extends": "cgs", "title": title} | dict.fromkeys(dropped, False)
+    for name, title, dropped in (
+        ("cgs-no-consistency", "CGS, no consistency term", TERMS),
+        ("cgs-only-self", "CGS, self-training only", TERMS[1:]),
+        ("cgs-only-bidirectional", "CGS, bidirectional only", (TERMS[0], TERMS[2])),
+        ("cgs-only-consensus", "CGS, consensus only", TERMS[:2]),
+        ("cgs-no-self", "CGS, no self-training", TERMS[:1]),
+        ("cgs-no-bidirectional", "CGS, no bidirectional", TERMS[1:2]),
+        ("cgs-no-consensus", "CGS, no consensus", TERMS[2:]),
     )
 }
 TAUS = (0.5, 0.7, 0.8, 0.95, 0.99)
-TAU_VARIANTS = {f"cgs-tau-{100 * tau:.0f}": {"extends": "cgs", "tau": tau} for tau in TAUS}
+TAU_VARIANTS = {
+    f"cgs-tau-{100 * tau:.0f}": {"extends": "cgs", "title": f"CGS, tau {tau:g}", "tau": tau} for tau in TAUS
+}
 TRANSUNET = {"kind": "transunet"}
 PLUG_INS = {
-    "mean-teacher-specialists": {"extends": "mean-teacher", "specialists": True},
-    "cps-specialists": {"extends": "cps", "specialists": True},
-    "unimatch-specialists": {"extends": "unimatch", "specialists": True},
+    f"{host}-specialists": {"extends": host, "title": f"{title} + specialists", "specialists": True}
+    for host, title in (("mean-teacher", "Mean Teacher"), ("cps", "CPS"), ("unimatch", "UniMatch"))
 }
 # Further rows of the comparison; MC-Net+ is MC-Net with a third decoder, the others attach CGS's specialists, IHED
 # and cross-consistency to another method.
-VARIANTS: dict[str, dict[str, Any]] = {"mc-net-plus": {"extends": "mc-net", "decoders": 3}, **PLUG_INS}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "mc-net-plus": {"extends": "mc-net", "title": "MC-Net+", "decoders": 3},
+    **PLUG_INS,
+}
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "cgs-binary-heads": {"extends": "cgs", "head": "binary"},
+    "cgs-binary-heads": {"extends": "cgs", "title": "CGS, binary heads", "head": "binary"},
     **TERM_VARIANTS,
-    "cgs-no-ihed": {"extends": "cgs", "ihed": False},
+    "cgs-no-ihed": {"extends": "cgs", "title": "CGS, no IHED", "ihed": False},
     **TAU_VARIANTS,
-    "cgs-transunet": {"extends": "cgs", "network": TRANSUNET},
-    "fixmatch-transunet": {"extends": "fixmatch", "network": TRANSUNET},
-    "labelled-only-transunet": {"extends": "labelled-only", "network": TRANSUNET},
-    "cgs-released-cutmix": {"extends": "cgs", "cutmix": "released"},
-    "cgs-no-cutmix": {"extends": "cgs", "cutmix": "none"},
-    "cgs-no-dice-mask": {"extends": "cgs", "dice_mask": False},
-    "cgs-released-defects": {"extends": "cgs", "cutmix": "released", "dice_mask": False},
-    "cgs-merged-passes": {"extends": "cgs", "merged_passes": True},
+    "cgs-transunet": {"extends": "cgs", "title": "CGS, TransUNet", "network": TRANSUNET},
+    "fixmatch-transunet": {"extends": "fixmatch", "title": "FixMatch, TransUNet", "network": TRANSUNET},
+    "labelled-only-transunet": {
+        "extends": "labelled-only",
+        "title": "Labelled only, TransUNet",
+        "network": TRANSUNET,
+    },
+    "cgs-released-cutmix": {"extends": "cgs", "title": "CGS, CutMix as released", "cutmix": "released"},
+    "cgs-no-cutmix": {"extends": "cgs", "title": "CGS, no CutMix", "cutmix": "none"},
+    "cgs-no-dice-mask": {"extends": "cgs", "title": "CGS, Dice without mask", "dice_mask": False},
+    "cgs-released-defects": {
+        "extends": "cgs",
+        "title": "CGS, both defects",
+        "cutmix": "released",
+        "dice_mask": False,
+    },
+    "cgs-merged-passes": {"extends": "cgs", "title": "CGS, merged passes", "merged_passes": True},
 }
 RULES = ("average", "confident", "vote")
 MEMBERS = ["ua-mt", "fixmatch", "magicnet", "dhc"]
-ENSEMBLES = {f"ensemble-{rule}": {"members": MEMBERS, "rule": rule} for rule in RULES}
+ENSEMBLES = {
+    f"ensemble-{rule}": {"title": f"Ensemble, {rule}", "members": MEMBERS, "rule": rule} for rule in RULES
+}
 
 
 def experiments(
@@ -144,6 +159,7 @@ def experiments(
             "claim": "it helps them",
             "datasets": acdc,
             "methods": [m for host in PLUG_INS for m in (host, str(PLUG_INS[host]["extends"]))],
+            "against": "extended",
         },
         "class-level": {
             "view": "classes",

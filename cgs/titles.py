@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 
 from cgs.config import Config
 from cgs.digest import module_path
@@ -23,9 +24,15 @@ def title_of(method: str) -> str:
 
 
 def method_titles(config: Config) -> dict[str, str]:
-    """Title of every method and variant of a config. A variant under a name of its own shows that name."""
+    """Title of every method, variant and ensemble of a config: what the config gives it, or its class, or its name.
+
+    A title that two of them have is followed by their names.
+    """
     titles = {}
-    for name in (*config.every_method, config.reference):
+    for name in dict.fromkeys((*config.every_method, config.reference)):
         base, _ = config.method_and_options(name)
-        titles[name] = title_of(base) if name == base else name
-    return titles
+        entry = config.variants.get(name) or config.ensembles.get(name) or config.promptable.get(name)
+        given = entry.title if entry else None
+        titles[name] = given or (title_of(base) if name == base else name)
+    often = Counter(titles.values())
+    return {name: f"{title} ({name})" if often[title] > 1 else title for name, title in titles.items()}

@@ -21,6 +21,7 @@ from cgs.engine.train import INCIDENTAL
 from cgs.errors import SuiteError
 from cgs.paths import Paths
 from cgs.plan import Cell, cells, members, trainings
+from cgs.titles import method_titles
 
 
 def work_plan(values: dict[str, Any]) -> dict[str, Any]:
@@ -61,6 +62,7 @@ def work_plan(values: dict[str, Any]) -> dict[str, Any]:
         "evaluation": dump["evaluation"],
         "report_params": {
             **{key: dump[key] for key in ("report", "reference", "methods", "experiments")},
+            "titles": method_titles(config),
         },
     }
 

@@ -220,6 +220,27 @@ def test_differences_are_paired_over_patients_and_common_seeds() -> None:
     assert np.isnan(table["difference"].iloc[0])
 
 
+def test_plug_ins_are_compared_with_their_hosts() -> None:
+    methods = ["cps-plus", "cps", "cgs-plus", "cgs", "together"]
+    config = small_config(
+        methods=[],
+        datasets={"phantom": {"kind": "phantom", "labelled": [1]}},
+        variants={
+            "cps-plus": {"extends": "cps", "specialists": True},
+            "cgs-plus": {"extends": "cgs", "tau": 0.8},
+        },
+        ensembles={"together": {"members": ["cps", "cgs"], "rule": "vote"}},
+        experiments={"x": {"title": "X", "methods": methods, "against": "extended"}},
+    )
+    dice = dict(zip(methods, (0.6, 0.5, 0.3, 0.7, 0.9), strict=True))
+    scores = made_scores({(m, 0, p, "a"): v for m, v in dice.items() for p in ("p", "q")})
+    runs = pd.DataFrame([{**vars(c), "parameters_inference": 10.0} for c in cells(config)])
+    main = pd.DataFrame(columns=["dataset", "labelled", "method", "selection", "convention", "metric"])
+    table = experiments_table(config, main, scores, runs).set_index("method")
+    assert table["against"].dropna().to_dict() == {"cps-plus": "cps", "cgs-plus": "cgs"}
+    assert table["difference"].dropna().to_dict() == pytest.approx({"cps-plus": 0.1, "cgs-plus": -0.4})
+
+
 def test_gain_against_size() -> None:
     config = small_config(methods=["cgs", "labelled-only"])
     dice = {("labelled-only", "a"): 0.5, ("labelled-only", "b"): 0.2, ("cgs", "a"): 0.6, ("cgs", "b"): 0.5}
@@ -280,6 +301,9 @@ def test_cells_of_experiments_and_ensembles_are_there_once() -> None:
         ({"experiments": {"x": {"title": "X", "datasets": ["phanton"]}}}, "did you mean 'phantom'"),
         ({"experiments": {"x": {"title": "X", "methods": ["csg"]}}}, "did you mean 'c"),
         ({"experiments": {"x": {"title": "X", "labelled": [9]}}}, "phantom has 6 training patients"),
+        ({"variants": {"v": {"extends": "cgs"}},
+          "experiments": {"x": {"title": "X", "methods": ["v"], "against": "extended"}}},
+         "v is to be compared with cgs; name that too"),
         ({"ensembles": {"cgs": {"members": ["cps", "dhc"], "rule": "vote"}}}, "has the name of a method"),
         ({"ensembles": {"x": {"members": ["cps"], "rule": "vote"}}}, "at least 2 items"),
         ({"ensembles": {"x": {"members": ["cps", "x"], "rule": "vote"}}}, "x is not trained"),

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from conftest import Silent, small_config
 
 from cgs.analysis.published import ACDC, published
 from cgs.analysis.tables import main_table, over_seeds, seed_means, targets_table, write_tables
-from cgs.config import Config, parse_config
+from cgs.config import Config
 from cgs.engine.train import train
 from cgs.errors import SuiteError
 from cgs.evaluation.predict import predict
@@ -257,18 +258,26 @@ def test_published_values_are_only_where_they_belong() -> None:
         assert all(v is None or 0 < v < 100 for v in row)
 
 
-def test_variants_show_their_own_name() -> None:
+def test_titles_of_variants() -> None:
+    """Their own, or their name; two of one title are told apart by their names, since tables are keyed by titles."""
     from cgs.titles import method_titles
 
-    config = parse_config(
-        {
-            "name": "x",
-            "datasets": {"phantom": {"kind": "phantom"}},
-            "methods": ["cgs", "no-ihed"],
-            "variants": {"no-ihed": {"extends": "cgs", "ihed": False}},
-        }
-    )
-    assert method_titles(config) == {"cgs": "CGS", "no-ihed": "no-ihed"}
+    variants: dict[str, dict[str, Any]] = {
+        "no-ihed": {"extends": "cgs", "ihed": False},
+        "sharp": {"extends": "cgs", "title": "CGS, sharp", "tau": 0.99},
+        "other": {"extends": "cgs", "title": "CPS"},
+        "mean-teacher": {"extends": "mean-teacher", "title": "MT"},
+    }
+    config = small_config(methods=["cgs", "cps", *variants], variants=variants)
+    assert method_titles(config) == {
+        "cgs": "CGS",
+        "cps": "CPS (cps)",
+        "no-ihed": "no-ihed",
+        "sharp": "CGS, sharp",
+        "other": "CPS (other)",
+        "mean-teacher": "MT",
+    }
+    assert "title" not in config.method_and_options("sharp")[1]
 
 
 def test_published_values_stand_beside_ours() -> None:

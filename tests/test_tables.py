@@ -285,6 +285,19 @@ def test_ablations_are_a_ladder_with_intervals(made: Paths) -> None:
     assert "<td>−17.2</td><td>−17.2 to −17.2</td><td>0 of 2</td>" in page
 
 
+def test_the_energy_of_a_training_stands_beside_its_cost(made: Paths) -> None:
+    cost = {"title": "Cost", "view": "cost", "methods": METHODS}
+    assert "Energy of a training" not in page_of(made, experiments={"cost": cost})
+    for cell in cells(config_of()):
+        file = folder_of(cell, made) / "provenance.json"
+        known = {"iterations": 12, "energy_joules": 1.5e6, "peak_memory_bytes": 10**9}
+        write_json(
+            file,
+            {**json.loads(file.read_text()), "parameters_training": 9, "parameters_inference": 9, **known},
+        )
+    assert "<td>1,500</td></tr>" in page_of(made, experiments={"cost": cost})
+
+
 def test_every_figure_names_its_table(made: Paths) -> None:
     from cgs.report.provenance import FIGURES
 

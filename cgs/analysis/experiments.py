@@ -31,7 +31,7 @@ def leading(config: Config, table: pd.DataFrame, metric: str = "dice") -> pd.Dat
 def experiments_table(
     config: Config, main: pd.DataFrame, scores: pd.DataFrame, runs: pd.DataFrame
 ) -> pd.DataFrame:
-    """One row per experiment, dataset, ratio and method: Dice, and the paired difference to the first method.
+    """One row per experiment, dataset, ratio and method: Dice, and the paired difference to the method in `against`.
 
     `difference` is the mean over patients of the differences between their scores (cases, targets and seeds averaged
     within a patient), over the seeds that both have; `p` is not corrected; `patients_better` is how many of them gain.
@@ -59,6 +59,7 @@ def experiments_table(
         "seeds",
         "planned",
         "parameters_inference",
+        "against",
         "difference",
         "ci_low",
         "ci_high",
@@ -98,10 +99,10 @@ def experiment_rows(
             "seeds": 0 if found is None else int(found["seeds"]),
             "planned": len(own),
             "parameters_inference": own["parameters_inference"].median(),
+            "against": config.compared_with(name, method),
         }
-        first = experiment.methods[0]
-        if method != first:
-            base = (where.dataset, ratio_of(config, first, where.labelled), first)
+        if row["against"]:
+            base = (where.dataset, ratio_of(config, row["against"], where.labelled), row["against"])
             row |= paired(of_patient, key, base)
         rows.append(row)
     return rows
@@ -253,10 +254,18 @@ def balance_table(balances: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def cost_table(runs: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """Parameters, seconds an iteration, peak memory of each method: medians over its complete runs, per dataset."""
+    """Parameters, seconds an iteration, memory, energy of each method: medians over its complete runs, per dataset."""
     known = runs[(runs["status"] == "complete") & runs["method"].isin(methods) & runs["iterations"].notna()]
     known = known.assign(iteration=known["seconds"] / known["iterations"])
-    values = ["parameters_training", "parameters_inference", "iteration", "peak_memory_bytes", "seconds"]
+    values = [
+        "parameters_training",
+        "parameters_inference",
+        "iteration",
+        "peak_memory_bytes",
+        "seconds",
+        "energy_joules",
+    ]
+    known["energy_joules"] = pd.to_numeric(known["energy_joules"], errors="coerce")
     table = known.groupby(["dataset", "method"], sort=False)[values].median().reset_index()
     table["device"] = [
         ", ".join(sorted(set(known.loc[(known["dataset"] == d) & (known["method"] == m), "device"].dropna())))

@@ -61,6 +61,7 @@ COLUMNS = {
         "parameters_inference",
         "iteration",
         "peak_memory_bytes",
+        "energy_joules",
     ),
 }
 """What the page reads of each table."""
@@ -87,7 +88,7 @@ def sections(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, 
 def score_tables(
     config: Config, name: str, table: pd.DataFrame, titles: dict[str, str]
 ) -> list[dict[str, Any]]:
-    """Dice of every method of an experiment, and the difference to its first one, per dataset and ratio."""
+    """Dice of every method of an experiment, and the difference to what it is compared with, per dataset and ratio."""
     found = []
     own = table[table["experiment"] == name]
     for (dataset, ratio), part in own.groupby(["dataset", "labelled"], sort=False):
@@ -97,7 +98,7 @@ def score_tables(
             {
                 "dataset": dataset,
                 "ratio": str(ratio),
-                "first": titles[config.experiments[name].methods[0]],
+                "base": base_title(config, name, titles),
                 "rows": [score_row({str(k): v for k, v in row.items()}, titles, first) for row in rows],
                 "sizes": part["parameters_inference"].nunique() > 1,
             }
@@ -105,15 +106,22 @@ def score_tables(
     return found
 
 
+def base_title(config: Config, name: str, titles: dict[str, str]) -> str:
+    """What the methods of an experiment are compared with, in words."""
+    experiment = config.experiments[name]
+    return "the method it extends" if experiment.against == "extended" else titles[experiment.methods[0]]
+
+
 def ladders(config: Config, name: str, table: pd.DataFrame, titles: dict[str, str]) -> list[Markup]:
-    """The differences to the first method with their intervals, a figure per dataset and ratio."""
+    """The differences between compared methods with their intervals, a figure per dataset and ratio."""
     own = table[table["experiment"] == name]
     drawn = []
     for place, ((dataset, ratio), part) in enumerate(own.groupby(["dataset", "labelled"], sort=False)):
+        part = part[[config.compared_with(name, m) is not None for m in part["method"]]]
         if np.isfinite(part["difference"]).any():
             title = f"{dataset}, {patients(str(ratio))}"
-            first = titles[config.experiments[name].methods[0]]
-            drawn.append(Markup(forests.ladder(part, titles, first, title, f"ladder-{name}-{place}")))
+            base = base_title(config, name, titles)
+            drawn.append(Markup(forests.ladder(part, titles, base, title, f"ladder-{name}-{place}")))
     return drawn
 
 
@@ -248,7 +256,7 @@ def balance_view(table: pd.DataFrame, datasets: tuple[str, ...]) -> list[dict[st
 def cost_view(
     config: Config, name: str, dataset: str, tables: dict[str, pd.DataFrame], titles: dict[str, str]
 ) -> dict[str, Any] | None:
-    """Parameters, time and memory, relative to labelled-only where it was trained."""
+    """Parameters, time, memory and energy, relative to labelled-only where it was trained."""
     table = tables["cost"]
     own = table[(table["dataset"] == dataset) & table["method"].isin(config.experiments[name].methods)]
     if own.empty:
@@ -263,12 +271,18 @@ def cost_view(
             "inference": whole(rows[m]["parameters_inference"]),
             "milliseconds": whole(1000 * rows[m]["iteration"]),
             "memory": whole(rows[m]["peak_memory_bytes"] / 1e6),
+            "energy": f"{joules / 1000:,.0f}" if np.isfinite(joules := rows[m]["energy_joules"]) else "–",
             "device": str(rows[m].get("device", "")),
         }
         for m in config.experiments[name].methods
         if m in rows
     ]
-    return {"dataset": dataset, "rows": shown, "figures": cost_figures(config, name, dataset, tables, titles)}
+    return {
+        "dataset": dataset,
+        "rows": shown,
+        "energy": bool(np.isfinite(own["energy_joules"]).any()),
+        "figures": cost_figures(config, name, dataset, tables, titles),
+    }
 
 
 def more_than(value: float, base: float) -> str:

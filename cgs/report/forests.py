@@ -24,16 +24,15 @@ def forest(rows: pd.DataFrame, titles: dict[str, str], base: str, ratio: str, na
     return intervals(rows, sure, titles, label, patients(ratio), name)
 
 
-def ladder(rows: pd.DataFrame, titles: dict[str, str], first: str, title: str, name: str) -> str:
-    """Paired differences to the first method of an experiment, in its order; `rows` as in experiments.csv.
+def ladder(rows: pd.DataFrame, titles: dict[str, str], base: str, title: str, name: str) -> str:
+    """Paired differences to `base`, in the order of the experiment; `rows` as in experiments.csv.
 
     Filled markers are of intervals without 0.
     """
-    rows = rows.iloc[1:]
     sure = [not low <= 0 <= high for low, high in rows[["ci_low", "ci_high"]].itertuples(index=False)]
     known = np.isfinite(rows["ci_low"])
     sure = [s and k for s, k in zip(sure, known, strict=True)]
-    return intervals(rows, sure, titles, f"Dice difference to {first} (points)", title, name)
+    return intervals(rows, sure, titles, f"Dice difference to {base} (points)", title, name)
 
 
 def intervals(

@@ -171,6 +171,8 @@ def test_ranks_punish_what_is_missing() -> None:
     """CPS is as good as CGS but lacks a seed: it is behind BCP, which has both."""
     shares = ranks_table(CONFIG, SCORES, frozenset({"labelled-only"})).set_index(["method", "rank"])["share"]
     assert shares["cgs", 1] == 1 and shares["bcp", 2] == 1 and shares["cps", 3] == 1
+    alone = SCORES[SCORES["method"].isin(["cgs", "labelled-only"])]
+    assert ranks_table(CONFIG, alone, frozenset({"labelled-only"})).empty
 
 
 def test_intervals_of_cells() -> None:

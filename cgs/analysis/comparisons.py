@@ -111,7 +111,8 @@ def differences_table(config: Config, scores: pd.DataFrame) -> pd.DataFrame:
 def ranks_table(config: Config, scores: pd.DataFrame, controls: frozenset[str]) -> pd.DataFrame:
     """Shares of bootstrap samples in which a method has a rank by Dice, per dataset and ratio.
 
-    Seeds that failed or are missing count as 0: a method gains nothing by not finishing.
+    Seeds that failed or are missing count as 0: a method gains nothing by not finishing. There are no ranks where only
+    one method has scores.
     """
     of_patient = patient_means(leading(config, scores))
     tables = []
@@ -119,14 +120,16 @@ def ranks_table(config: Config, scores: pd.DataFrame, controls: frozenset[str]) 
         patients = of_patient[of_patient.index.get_level_values("dataset") == dataset]
         names = patients.index.get_level_values("patient").unique().sort_values()
         for ratio in ratios(config, dataset):
-            columns = {}
+            columns: dict[str, pd.Series] = {}
+            ranked = 0
             for method in (m for m in config.methods if m not in controls):
                 key = (dataset, ratio_of(config, method, ratio), method)
                 known = key in patients.droplevel(["seed", "patient"]).index
                 wide = of_patient.loc[key].unstack("seed") if known else pd.DataFrame()
                 wide = wide.reindex(index=names, columns=list(config.seeds)).fillna(0.0)
                 columns[method] = wide.mean(axis=1)
-            if len(names) and columns:
+                ranked += known
+            if ranked > 1:
                 shares = rank_shares(pd.DataFrame(columns))
                 tables.append(shares.assign(dataset=dataset, labelled=ratio))
     empty = pd.DataFrame(columns=[*CELL, "rank", "share"])

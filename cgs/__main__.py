@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--only", nargs="+", default=[], metavar="DATASET", help="these datasets alone")
     sub.add_argument("--methods", nargs="+", default=[], help="these methods alone, in this order")
     sub.add_argument(
-        "--minutes", type=float, default=525600, help="time after which all stop (default: none)"
+        "--minutes", type=float, default=math.inf, help="time after which all stop (default: none)"
     )
     sub.add_argument("--slots", type=int, default=1, help="trainings at once (default: 1)")
     sub.add_argument("--path", nargs="+", default=[], metavar="DATASET=PATH", help="where datasets lie")
@@ -242,7 +243,7 @@ def campaign(options: argparse.Namespace) -> None:
         if not separator or not path:
             raise SuiteError(f"--path {text}: give a dataset and its place, as acdc=PATH.")
         places[name] = Path(path)
-    if options.slots < 1 or options.minutes <= 0:
+    if options.slots < 1 or not options.minutes > 0:
         raise SuiteError("--slots and --minutes must be positive.")
     if options.data:
         from cgs.data.pack import dataset_name, unpack

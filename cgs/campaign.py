@@ -7,6 +7,7 @@ For a GPU that is rented by the hour, or lent for minutes. No Snakemake: each tr
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from cgs.discovery import ROOT
 from cgs.errors import SuiteError
 from cgs.files import write_json
 from cgs.paths import Paths
-from cgs.plan import ALL, Cell, trainings
+from cgs.plan import ALL, Cell, cells, members, trainings
 from cgs.runfiles import read_facts, read_failure
 
 GRACE = 20.0
@@ -115,12 +116,9 @@ class Campaign:
         """Train and score a cell in a process of its own, its messages in its folder."""
         folder = self.folder(cell)
         folder.mkdir(parents=True, exist_ok=True)
-        words = [
-            w for k in ("dataset", "labelled", "method", "seed") for w in (f"--{k}", str(getattr(cell, k)))
-        ]
         with open(folder / "messages.txt", "ab") as log:
             process = subprocess.Popen(
-                self.command("train", *words, "--score", "--record-failure"),
+                self.command("train", *named(cell), "--score", "--record-failure"),
                 cwd=self.out,
                 env=self.environment(),
                 stdout=log,
@@ -147,10 +145,12 @@ class Campaign:
             return False
         return True
 
-    def run(self, todo: Sequence[Cell], minutes: float) -> int:
-        """Run `todo` in order; returns the number of cells that are left. Raises SuiteError if one broke off."""
+    def run(self, todo: Sequence[Cell], end: float) -> int:
+        """Run `todo` in order until `end` (time.monotonic()); returns the number of cells that are left.
+
+        Raises SuiteError if one broke off.
+        """
         waiting = [cell for cell in todo if not self.done(cell)]
-        end = time.monotonic() + 60 * minutes - GRACE
         running: list[Running] = []
         sound = True
         # Without a handler, a job scheduler's SIGTERM would end this process alone and leave its trainings behind.
@@ -177,6 +177,32 @@ class Campaign:
                 "A training broke off without a record of its failure; its messages are named above."
             )
         return sum(not self.done(cell) for cell in todo)
+
+    def combine(self, ensembles: Sequence[Cell], end: float) -> None:
+        """Predict and score the ensembles whose members are all there, until `end`. Raises SuiteError if one cannot."""
+        for cell in ensembles:
+            parts = [self.folder(member) for member in members(self.config, cell)]
+            if self.done(cell) or not all((part / "predictions.npz").is_file() for part in parts):
+                continue
+            for step in ("ensemble", "evaluate"):
+                try:
+                    done = subprocess.run(
+                        self.command(step, *named(cell)),
+                        cwd=self.out,
+                        env=self.environment(),
+                        stderr=subprocess.PIPE,
+                        timeout=max(end - time.monotonic(), 0) if math.isfinite(end) else None,
+                    )
+                except subprocess.TimeoutExpired:
+                    return  # Their files are whole or absent; the next call makes them.
+                if done.returncode:
+                    raise SuiteError(f"{cell}: {done.stderr.decode(errors='replace').strip()}")
+            print(f"{cell}: combined from {len(parts)} trainings", flush=True)
+
+
+def named(cell: Cell) -> list[str]:
+    """A cell as the options of a command."""
+    return [w for key, value in vars(cell).items() for w in (f"--{key}", str(value))]
 
 
 def campaign(
@@ -205,13 +231,16 @@ def campaign(
         values["datasets"][name]["path"] = str(place.absolute())
     values["training"]["gpu_slots"] = slots
     config = parse_config(values)
+    end = time.monotonic() + 60 * minutes - GRACE
     known = {cell for folder in have for cell in complete_cells(folder)}
     wanted = [c for c in in_order_of_value(config, methods) if not only or c.dataset in only]
     wanted = wanted[shard[0] - 1 :: shard[1]]
     todo = [c for c in wanted if c not in known]
     work = Campaign(config, out.absolute(), slots)
     work.prepare(list(dict.fromkeys(c.dataset for c in todo)))
-    left = work.run(todo, minutes)
+    left = work.run(todo, end)
+    ensembles = [c for c in cells(config) if c.method in config.ensembles and c not in known]
+    work.combine([c for c in ensembles if not only or c.dataset in only], end)
     print(
         f"{len(wanted) - left} of {len(wanted)} trainings are done"
         + ("; the same command goes on." if left else ".")

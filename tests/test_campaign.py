@@ -25,7 +25,7 @@ from cgs.discovery import ROOT
 from cgs.errors import SuiteError
 from cgs.files import read_json
 from cgs.merge import merge
-from cgs.plan import Cell
+from cgs.plan import Cell, cells
 
 
 def run(folder: Path, config: Config, *words: str) -> subprocess.CompletedProcess[str]:
@@ -88,6 +88,29 @@ def test_stops_in_time_goes_on_and_is_collected(tmp_path: Path) -> None:
     assert run(other, longer).returncode == 0
     with pytest.raises(SuiteError, match="another protocol"):
         collect([other / "out"], target)
+
+
+def test_ensembles_follow_their_members(tmp_path: Path) -> None:
+    config = small_config(
+        methods=["mean-teacher", "labelled-only"],
+        datasets={"phantom": {"kind": "phantom", "labelled": [1]}},
+        ensembles={"both": {"members": ["mean-teacher", "labelled-only"], "rule": "vote"}},
+        experiments={"x": {"title": "X", "methods": ["both"]}},
+        training={"iterations": 4},
+    )
+    first = run(tmp_path, config, "--methods", "mean-teacher")
+    assert first.returncode == 0 and "combined" not in first.stdout, "a member is missing"
+    second = run(tmp_path, config)
+    assert "phantom/1/both/0: combined from 2 trainings" in second.stdout, second.stderr
+    assert "2 of 2 trainings are done." in second.stdout
+    assert "2 of 2 trainings" in collect([tmp_path / "out"], tmp_path / "reference")
+    assert set(read_table(tmp_path / "reference", "main")["method"]) == {
+        "mean-teacher",
+        "labelled-only",
+        "both",
+    }
+    third = run(tmp_path, config)
+    assert third.returncode == 0 and "combined" not in third.stdout
 
 
 def test_sigterm_stops_the_trainings_too(tmp_path: Path) -> None:
@@ -186,7 +209,7 @@ def test_a_reference_that_ships_is_whole(folder: Path) -> None:
     facts = read_json(folder / "provenance.json")
     config = parse_config(facts["config"])
     done = complete_cells(folder)
-    assert done and done <= set(in_order_of_value(config))
+    assert done and done <= set(cells(config))
     scores, main = read_table(folder, "scores"), read_table(folder, "main")
     keys = ["dataset", "labelled", "method", "seed"]
     found = {Cell(d, n, m, int(s)) for d, n, m, s in scores[keys].drop_duplicates().itertuples(index=False)}

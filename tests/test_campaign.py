@@ -50,7 +50,7 @@ def test_stops_in_time_goes_on_and_is_collected(tmp_path: Path) -> None:
         methods=["cgs", "labelled-only"],
         training={"iterations": 3000, "validate_every": 1000, "checkpoint_every": 1000},
     )
-    first = run(tmp_path, config, "--minutes", "0.5", "--methods", "cgs")
+    first = run(tmp_path, config, "--minutes", "0.7", "--methods", "cgs")
     assert first.returncode == 0, first.stderr
     assert "stopped, goes on next time" in first.stdout and "the same command goes on" in first.stdout
     assert list((tmp_path / "out").rglob("last.ckpt"))

@@ -190,6 +190,7 @@ def test_two_at_once_and_a_killed_one(project: Path) -> None:
             while not (run / "last.ckpt").exists():
                 assert first.poll() is None and time.monotonic() < deadline
                 time.sleep(0.05)
+            os.killpg(first.pid, signal.SIGSTOP)  # Or it might end before the second has even started.
             second = snakemake(project, "--configfile", "twice.yaml")
         finally:
             os.killpg(first.pid, signal.SIGKILL)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import tomllib
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import PackageNotFoundError, requires, version
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 
@@ -47,6 +48,11 @@ def test_the_lock_holds_every_package_exactly_and_by_digest() -> None:
 def test_the_lock_holds_what_the_packages_need_in_turn() -> None:
     """On every Python that the Makefile accepts. CUDA's packages come with the torch of a GPU machine alone."""
     locked = locked_names()
+    exact = dict(
+        re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    )
+    if any(version(name) != exact[name] for name in ("numpy", "pandas", "snakemake")):
+        pytest.skip("other releases than the lock's are installed")
     for python in ("3.11", "3.12", "3.13"):
         here = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
         needed, waiting = set(), [*project()["dependencies"], *project()["optional-dependencies"]["dev"]]

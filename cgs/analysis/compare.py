@@ -36,13 +36,13 @@ def compare(
     tables = [
         leading_of(scores_of(folder), folder, metric, convention, selection) for folder in (first, second)
     ]
-    both = pd.concat([t.assign(method=t["method"] + f"\0{k}") for k, t in enumerate(tables)])
+    both = pd.concat([t.assign(method=f"{k}:" + t["method"]) for k, t in enumerate(tables)])
     of_patient = patient_means(both)
     cells = dict.fromkeys(key for t in tables for key in t[CELL].itertuples(index=False, name=None))
     known = {key[:3] for key in of_patient.index}
     rows = []
     for dataset, labelled, method in cells:
-        keys = [(dataset, labelled, f"{method}\0{k}") for k in (0, 1)]
+        keys = [(dataset, labelled, f"{k}:{method}") for k in (0, 1)]
         found = [of_patient.loc[key] if key in known else None for key in keys]
         means = [np.nan if own is None else float(own.mean()) for own in found]
         difference = paired_differences(of_patient, keys[1], keys[0])

@@ -132,7 +132,6 @@ def complete_already(folder: Path, mark: str) -> dict[str, Any] | None:
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    packages = ("torch", "numpy", "scipy")
     try:
         own = version("cgs-bench")
     except PackageNotFoundError:  # A checkout runs without being installed.
@@ -140,7 +139,8 @@ def versions() -> dict[str, str]:
     return {
         "cgs-bench": own,
         "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        "torch": torch.__version__,  # With the build, which the package's own version may leave out.
+        **{name: version(name) for name in ("numpy", "scipy")},
         "cuda": str(torch.version.cuda),
     }
 

@@ -80,7 +80,9 @@ def test_the_workflow(project: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     started = re.findall(r"train phantom/\w+/([\w-]+)/0", done.stdout + done.stderr)
     priorities = work_plan(yaml.safe_load((project / "tiny.yaml").read_text()))["priorities"]
-    assert started == sorted(priorities, key=priorities.__getitem__, reverse=True), "longest first"
+    longest = sorted(priorities, key=priorities.__getitem__, reverse=True)
+    # The first two start together, and Snakemake names them in either order.
+    assert {*started[:2]} == {*longest[:2]} and started[2:] == longest[2:], "longest first"
     assert started[0] == "cgs"
     page = (project / "reports" / "tiny" / "index.html").read_text()
     assert "4 of 4 trainings complete" in page

@@ -184,10 +184,9 @@ def test_a_variant_of_the_upper_bound_is_never_best(made: Paths) -> None:
         file = folder_of(Cell("phantom", "all", "more", seed), made) / "scores.csv"
         file.write_text(file.read_text().replace("fully-supervised", "more"))
     page = page_of(made, **changes)
-    assert "CGS is the best method" in page
+    assert "CGS is the only method with a result" in page
     rows = re.findall(r"<tr class.*?</tr>", page, flags=re.S)
-    starred = [re.search(r'scope="row">(.*?)</th>', row) for row in rows if 'aria-label="best"' in row]
-    assert {found[1] for found in starred if found} == {"CGS"}
+    assert rows and "<span class=\"star\"" not in page, "one contestant is not the best of anything"
 
 
 def test_unbounded_scores_are_dashes_with_a_note(made: Paths) -> None:
@@ -281,8 +280,8 @@ def test_ablations_are_a_ladder_with_intervals(made: Paths) -> None:
     ladder = {"title": "Ladder", "row": "A1", "methods": ["cgs", "labelled-only"]}
     page = page_of(made, experiments={"a": ladder})
     assert 'id="ladder-a-0-figure_1"' in page and 'id="ladder-a-1-figure_1"' in page
-    # Both patients lose the same, so the interval has no width.
-    assert "<td>−17.2</td><td>−17.2 to −17.2</td><td>0 of 2</td>" in page
+    # Both patients lose the same; the two seeds do not, and one degree of freedom is little.
+    assert re.search(r"<td>−17\.2</td><td>−\d+\.\d to [+−]\d+\.\d</td><td>0 of 2</td>", page)
 
 
 def test_the_energy_of_a_training_stands_beside_its_cost(made: Paths) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cgs.analysis.statistics import interval, sign_flip_p
+from cgs.analysis.statistics import interval, paired_p
 from cgs.balance import holds, inside_specialists, proportions, with_specialists
 from cgs.config import Config
 from cgs.plan import Cell, labelled_values
@@ -66,6 +66,7 @@ def experiments_table(
         "p",
         "patients_better",
         "patients",
+        "common_seeds",
     ]
     return pd.DataFrame(rows, columns=columns)
 
@@ -127,31 +128,37 @@ def strict_mean(grouped: Any) -> pd.Series:
 
 
 def paired(of_patient: pd.Series, key: tuple[str, str, str], base: tuple[str, str, str]) -> dict[str, Any]:
-    """Difference over patients of two methods over their common seeds: mean, interval, p, how many patients gain."""
-    difference = paired_differences(of_patient, key, base)
-    if not len(difference):
-        return {}
-    found = interval(difference)
+    """Difference of two methods over their common seeds and patients: mean, interval, p, how many patients gain.
+
+    Empty but for `common_seeds` 0 where there is no common seed.
+    """
+    differences = paired_differences(of_patient, key, base)
+    if not len(differences):
+        return {"common_seeds": 0}
+    found = interval(differences)
     return {
         "difference": found.mean,
         "ci_low": found.low,
         "ci_high": found.high,
-        "p": sign_flip_p(difference),
-        "patients_better": int((difference > 0).sum()),
+        "p": paired_p(differences),
+        "patients_better": int((differences.mean(axis=0) > 0).sum()),
         "patients": found.patients,
+        "common_seeds": found.seeds,
     }
 
 
 def paired_differences(
     of_patient: pd.Series, key: tuple[str, str, str], base: tuple[str, str, str]
 ) -> np.ndarray:
-    """Differences (N,) of two methods, one a patient, over the seeds that both have; empty where there is none."""
+    """Differences (S, N) of two methods, a row for each seed that both have; empty where there is none."""
     try:
         own, other = of_patient.loc[key], of_patient.loc[base]
     except KeyError:
-        return np.zeros(0)
+        return np.zeros((0, 0))
     both = pd.concat([own, other], axis=1, keys=["own", "other"], join="inner")
-    return (both["own"] - both["other"]).groupby(level="patient").mean().to_numpy()
+    if both.empty:
+        return np.zeros((0, 0))
+    return (both["own"] - both["other"]).unstack("patient").to_numpy()
 
 
 def classes_table(config: Config, targets: pd.DataFrame, balances: dict[str, pd.DataFrame]) -> pd.DataFrame:

@@ -78,7 +78,7 @@ def write_tables(config: Config, paths: Paths) -> None:
         "balance": balance_table(balances),
         "cost": cost_table(runs, config.every_method),
         "differences": differences_table(config, scores),
-        "ranks": ranks_table(config, scores, controls),
+        "ranks": ranks_table(config, scores, runs, controls),
         "ties": tied_with_best(config, main, scores, controls),
     }
     for name, table in tables.items():

@@ -100,7 +100,8 @@ def judged(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of `paired` with `p_holm`, corrected over all of them, and `verdict`."""
     p = table["p"].to_numpy(dtype=np.float64)
     adjusted, tests = holm(p), int(np.isfinite(p).sum())
-    facts = zip(adjusted, table["patients"].fillna(0), table["common_seeds"], strict=True)
+    table = table.fillna({"patients": 0, "patients_better": 0})
+    facts = zip(adjusted, table["patients"], table["common_seeds"], strict=True)
     return table.assign(
         p_holm=adjusted, verdict=[verdict(q, int(patients), tests, int(n)) for q, patients, n in facts]
     )

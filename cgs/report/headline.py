@@ -107,7 +107,7 @@ def tied(config: Config, ties: pd.DataFrame, dataset: str, ratio: str, titles: d
         & (ties["convention"] == config.evaluation.conventions[0])
         & (ties["selection"] == config.evaluation.selections[0])
         & (ties["metric"] == "dice")
-        & (ties["compared"].astype(str) == "True")
+        & ties["compared"].astype(bool)
     ]
     names = [titles[m] for m in config.methods if m in set(own["method"])]
     return f" Not distinguishable from it: {', '.join(names)}." if names else ""

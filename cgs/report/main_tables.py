@@ -110,7 +110,7 @@ def ties_of(
         & (ties["convention"] == convention)
         & (ties["selection"] == selection)
     ]
-    compared = own["compared"].astype(str) == "True"
+    compared = own["compared"].astype(bool)
     names = own[["method", "metric"]]
     tied, others = (set(n.itertuples(index=False, name=None)) for n in (names[compared], names[~compared]))
     return tied, others

@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from cgs.analysis.published import CLAIMS
 from cgs.config import Config
 from cgs.paths import Paths
 from cgs.plan import controls_of
 from cgs.report import figures, forests
 from cgs.report.inputs import leading
-from cgs.report.main_tables import main_rows
+from cgs.report.main_tables import main_rows, scorecard
 from cgs.report.overlays import overlays_section
 from cgs.report.tables import optional_audit, read_provenance
 from cgs.report.words import difference, difference_interval, p_value, shown
@@ -31,6 +32,8 @@ def dataset_section(
         "name": name,
         "source": source,
         "ratios": ratios,
+        "claim": CLAIMS.get(entry.kind, ""),
+        "scorecard": scorecard(config, tables["main"], name, titles),
         "tables": [
             {
                 "ratio": ratio,

@@ -9,7 +9,7 @@ import pandas as pd
 
 from cgs.config import Config
 from cgs.plan import controls_of
-from cgs.report.inputs import seeds_of
+from cgs.report.inputs import leading, seeds_of
 from cgs.report.words import LOWER, NAMES, difference, interval_text, shown
 
 Cells = dict[tuple[str, str], dict[str, Any]]
@@ -159,6 +159,31 @@ def published_of(row: dict[str, Any], metric: str) -> dict[str, str]:
         "difference": difference(float(row["mean"]) - value, metric),
         "source": str(row["published_source"]),
     }
+
+
+NEAR = 0.02
+"""Dice within which a published value counts as reproduced."""
+
+
+def scorecard(
+    config: Config, main: pd.DataFrame, dataset: str, titles: dict[str, str]
+) -> dict[str, Any] | None:
+    """Every published Dice of a dataset against ours, the farthest below first; None where nothing was published."""
+    own = leading(config, main, dataset)
+    off = own["mean"].astype(float) - own["published"].astype(float)
+    own = own.assign(off=off).dropna(subset="off").sort_values("off", kind="stable")
+    rows = [
+        {
+            "title": titles[str(row["method"])],
+            "labelled": row["labelled"],
+            "seeds": int(row["seeds"]),
+            "ours": shown(row["mean"], "dice"),
+            **published_of({str(k): v for k, v in row.items()}, "dice"),
+            "near": abs(row["off"]) <= NEAR,
+        }
+        for row in own.to_dict("records")
+    ]
+    return {"rows": rows, "near": sum(r["near"] for r in rows), "points": 100 * NEAR} if rows else None
 
 
 def published_others(cells: Cells, rows: list[dict[str, Any]], metrics: list[str]) -> dict[str, Any] | None:

@@ -41,11 +41,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def snakemake(project: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def snakemake(project: Path, *options: str, start: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Snakemake in the folder `start`, by default the project."""
     command = [sys.executable, "-m", "snakemake", "--cores", "2", *options]
     # The copy comes first on the path of every process, before the installed project.
     environment = {**os.environ, "PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=600)
+    place = start or project
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def planned(project: Path, *options: str) -> dict[str, int]:
@@ -130,6 +132,14 @@ def test_the_default_is_the_paper(project: Path) -> None:
     assert whole["train"] > sum(main.values()) and whole["prepare"] == 4 and whole["ensemble"] == 3 * 2 * 3
     chosen = planned(project, "--config", "datasets=acdc")
     assert main["acdc"] < chosen["train"] < whole["train"] and chosen["prepare"] == 2
+
+
+def test_it_can_be_started_in_any_folder(project: Path, tmp_path: Path) -> None:
+    """The default config and the profile are those of the checkout."""
+    file = str(project / "Snakefile")
+    default = snakemake(project, "-n", "-s", file, "table-acdc", "--quiet", "reason", start=tmp_path)
+    assert default.returncode == 0 and "profiles/default" in default.stderr, default.stderr
+    assert re.search(r"^train_cgs +6$", default.stdout + default.stderr, re.M)
 
 
 def test_missing_datasets_are_said_before_anything_runs(project: Path) -> None:

@@ -26,7 +26,7 @@ from cgs.analysis.experiments import (
 from cgs.analysis.kept import TEXT, matching
 from cgs.analysis.published import published
 from cgs.analysis.spreadsheet import inert
-from cgs.config import UNTRAINED, Config
+from cgs.config import ENSEMBLE, Config
 from cgs.data.audit import label_counts, labelled_balance
 from cgs.data.store import list_cases, load_case, resize_nearest
 from cgs.errors import SuiteError, plain
@@ -358,13 +358,11 @@ def overlays(config: Config, paths: Paths, scores: pd.DataFrame) -> dict[str, np
 
 
 def provenance(config: Config, planned: list[Cell], paths: Paths) -> dict[str, Any]:
-    """What the numbers rest on: config, data, versions, devices, time.
-
-    `training_seconds` are those of trainings alone: an ensemble's are its members' once more.
-    """
-    every = {cell: found for cell in planned if (found := facts_of(cell, paths))}
-    facts = [*every.values()]
-    trained = [f for cell, f in every.items() if config.method_and_options(cell.method)[0] not in UNTRAINED]
+    """What the numbers rest on: config, data, versions, devices, time."""
+    facts = [f for f in (facts_of(cell, paths) for cell in planned) if f]
+    trained = [
+        f for f in facts if f.get("base_method") != ENSEMBLE
+    ]  # Its seconds are its members' once more.
 
     def distinct(key: str) -> list[str]:
         return sorted({str(f[key]) for f in facts if key in f})

@@ -250,6 +250,10 @@ def test_no_tables_at_all_is_one_sentence(tmp_path: Path) -> None:
 
 def test_published_values_are_only_where_they_belong() -> None:
     assert published("acdc", "3", "cgs", "field", "dice").value == pytest.approx(0.8883)  # type: ignore[union-attr]
+    plus = published("acdc", "7", "mc-net-plus", "field", "hd95")
+    assert plus is not None and plus.value == 6.68 and "MC-Net repository" in plus.source
+    assert published("acdc", "3", "mc-net-plus", "field", "dice") is None
+    assert published("acdc", "7", "ss-net", "field", "hd95") is None, "its copies differ"
     assert published("acdc", "3", "cgs", "field", "hd95") is None
     assert published("acdc", "3", "cgs", "strict", "dice") is None
     assert published("phantom", "3", "cgs", "field", "dice") is None

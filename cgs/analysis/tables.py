@@ -1,6 +1,6 @@
 """From the files of all runs to the tables that the report shows, so that they can be read without it.
 
-A failed or missing run is counted beside every cell, never dropped silently.
+A failed run is counted beside every cell, never dropped silently; one that is missing shows in the number of seeds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cgs.analysis.experiments import (
 from cgs.analysis.kept import TEXT, matching
 from cgs.analysis.published import published
 from cgs.analysis.spreadsheet import inert
-from cgs.config import Config
+from cgs.config import ENSEMBLE, Config
 from cgs.data.audit import label_counts, labelled_balance
 from cgs.data.store import list_cases, load_case, resize_nearest
 from cgs.errors import SuiteError, plain
@@ -261,9 +261,9 @@ def targets_table(scores: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_failed(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """`table` with the number of planned runs of each cell that are not in its means."""
+    """`table` with the number of runs of each cell that failed. Those that have not run are not among them."""
     keys = ["dataset", "labelled", "method"]
-    bad = runs.assign(failed=runs["status"] != "complete")
+    bad = runs.assign(failed=runs["status"] == "failed")
     return table.merge(bad.groupby(keys, sort=False)["failed"].sum().reset_index(), on=keys)
 
 
@@ -360,6 +360,9 @@ def overlays(config: Config, paths: Paths, scores: pd.DataFrame) -> dict[str, np
 def provenance(config: Config, planned: list[Cell], paths: Paths) -> dict[str, Any]:
     """What the numbers rest on: config, data, versions, devices, time."""
     facts = [f for f in (facts_of(cell, paths) for cell in planned) if f]
+    trained = [
+        f for f in facts if f.get("base_method") != ENSEMBLE
+    ]  # Its seconds are its members' once more.
 
     def distinct(key: str) -> list[str]:
         return sorted({str(f[key]) for f in facts if key in f})
@@ -374,5 +377,5 @@ def provenance(config: Config, planned: list[Cell], paths: Paths) -> dict[str, A
         "versions": [json.loads(v) for v in versions],
         "started": min(distinct("started"), default=None),
         "finished": max(distinct("finished"), default=None),
-        "training_seconds": round(sum(f.get("seconds") or 0 for f in facts), 1),
+        "training_seconds": round(sum(f.get("seconds") or 0 for f in trained), 1),
     }

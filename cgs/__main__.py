@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--have", nargs="+", default=[], type=Path, help="collected folders: not run again")
     sub = command("collect", collect, "Merge the results of campaigns into a reference folder.", config=False)
     sub.add_argument("sources", nargs="+", type=Path, help="the --out folders of campaigns")
-    sub.add_argument("--into", required=True, type=Path, help="as results/reference/<name>")
+    sub.add_argument("--into", type=Path, help="folder (default: results/reference/<config> of the checkout)")
     sub.add_argument(
         "--weights", action="store_true", help="keep the weights of each cell's best seed, to 8 MB"
     )
@@ -274,7 +274,17 @@ def merge(options: argparse.Namespace) -> None:
 def collect(options: argparse.Namespace) -> None:
     from cgs.analysis.reference import collect as run
 
-    print(run(options.sources, options.into, weights=options.weights))
+    print(run(options.sources, options.into or reference_of(options.sources), weights=options.weights))
+
+
+def reference_of(sources: list[Path]) -> Path:
+    """Where the results of one config are kept unless the user says otherwise. Raises SuiteError for several."""
+    from cgs.analysis.kept import REFERENCE
+
+    names = sorted({path.parent.name for s in sources for path in s.glob("results/*/config.yaml")})
+    if len(names) > 1:
+        raise SuiteError(f"These are results of {', '.join(names)}; collect each --into a folder of its own.")
+    return REFERENCE / "".join(names)
 
 
 def pack(options: argparse.Namespace) -> None:

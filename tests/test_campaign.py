@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ import pytest
 import yaml
 from conftest import small_config
 
+from cgs.__main__ import main, reference_of
 from cgs.analysis.experiments import strict_mean
 from cgs.analysis.kept import REFERENCE, complete_cells, matching, read_table
 from cgs.analysis.reference import collect
@@ -176,6 +180,101 @@ def test_a_pack_is_enough_where_a_config_has_more_datasets(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "The dataset segthor is not given" in done.stdout and "1 of 1 trainings are done." in done.stdout
     assert "being read" not in done.stdout
+
+
+BARE = """
+import os
+from importlib.machinery import PathFinder
+absent, find = os.environ["ABSENT"].split(), PathFinder.find_spec
+PathFinder.find_spec = staticmethod(
+    lambda name, path=None, target=None: None if name.split(".")[0] in absent else find(name, path, target)
+)
+"""
+"""A sitecustomize.py with which Python does not find the modules of ABSENT."""
+
+
+def absent_without(packages: list[str]) -> str:
+    """The modules here that neither `packages` nor what they depend on bring."""
+
+    def plain(name: str) -> str:
+        return name.lower().replace("_", "-")
+
+    kept: set[str] = set()
+    waiting = [*packages]
+    while waiting:
+        name = plain(waiting.pop())
+        if name not in kept:
+            kept.add(name)
+            with suppress(metadata.PackageNotFoundError):
+                needs = [r for r in metadata.requires(name) or [] if "extra ==" not in r]
+                waiting += [re.match(r"[\w.-]+", need)[0] for need in needs]  # type: ignore[index]
+    here = metadata.packages_distributions()
+    own = ("cgs", "baselines")
+    return " ".join(m for m, ds in here.items() if m not in own and not kept & set(map(plain, ds)))
+
+
+def test_a_bare_machine_needs_what_the_page_says(tmp_path: Path) -> None:
+    """Of what docs/campaign.md has installed beside a GPU's image nothing can be left out, and no more is needed.
+
+    What its command packs there is enough to collect at home.
+    """
+    page = (ROOT / "docs" / "campaign.md").read_text()
+    named = re.search(r"^pip install (.+)$", page, re.M)[1].split()  # type: ignore[index]
+    image = ["torch", "numpy", "scipy", "pandas", "h5py"]
+    config = two_datasets(tmp_path)
+    config = config.model_copy(update={"datasets": {"own": config.datasets["own"]}})
+    files = config.datasets["own"].model_copy(update={"path": tmp_path / "files"})
+    prepare("own", files, tmp_path / "read", 1)
+    pack(tmp_path / "read", tmp_path / "own.pack", 60)
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "sitecustomize.py").write_text(BARE)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    words = ["-m", "cgs", "campaign", "--config", "config.yaml", "--out", "out", "--data", "own.pack.000"]
+    parts = "import cgs.campaign, cgs.engine.train, cgs.engine.display, cgs.evaluation.score"
+
+    def bare(packages: list[str], *command: str) -> subprocess.CompletedProcess[str]:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(tmp_path / "bare"), str(ROOT)]),
+            "OMP_NUM_THREADS": "1",
+            "ABSENT": absent_without(packages),
+        }
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    done = bare([*image, *named], *words)
+    assert done.returncode == 0 and "own/1/labelled-only/0: complete" in done.stdout, (
+        done.stdout + done.stderr
+    )
+    for name in named:
+        lacking = bare([*image, *(n for n in named if n != name)], "-c", parts)
+        assert lacking.returncode == 1 and "ModuleNotFoundError" in lacking.stderr, f"{name} is not needed"
+    command = re.search(r"^tar .+$", page, re.M)[0].replace("DIR", "out")  # type: ignore[index]
+    subprocess.run(["bash", "-euc", command], cwd=tmp_path, check=True)
+    (tmp_path / "home").mkdir()
+    subprocess.run(["tar", "-xzf", "../home.tar.gz"], cwd=tmp_path / "home", check=True)
+    left = {file.name for file in (tmp_path / "home").rglob("*") if file.is_file()}
+    assert "scores.csv" in left and not {"weights.safetensors", "predictions.npz", "labels.npy"} & left
+    assert "1 of 1 trainings" in collect([tmp_path / "home"], tmp_path / "reference")
+
+
+def test_collecting_knows_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into results/reference/<config>, unless the results are of several configs."""
+    monkeypatch.setattr("cgs.analysis.kept.REFERENCE", tmp_path / "reference")
+    for name in ("one", "two"):
+        (tmp_path / "out" / "results" / name).mkdir(parents=True)
+        (tmp_path / "out" / "results" / name / "config.yaml").touch()
+    with pytest.raises(SuiteError, match=r"results of one, two; collect each --into a folder"):
+        reference_of([tmp_path / "out"])
+    (tmp_path / "out" / "results" / "two" / "config.yaml").unlink()
+    assert reference_of([tmp_path / "out"]) == tmp_path / "reference" / "one"
+    assert main(["collect", str(tmp_path / "nothing")]) == 1, "nothing to collect is one sentence"
 
 
 def test_trainings_go_on_while_another_dataset_is_read(

@@ -183,10 +183,10 @@ class Campaign:
             while (waiting or running) and time.monotonic() < end:
                 data.advance()
                 waiting = [cell for cell in waiting if cell.dataset not in data.refused]
-                for cell in [c for c in waiting if data.ready(c.dataset)][: self.slots - len(running)]:
-                    if sound:
-                        waiting.remove(cell)
-                        running.append(self.start(cell))
+                ready = {name for name in names if data.ready(name)} if sound else set()
+                for cell in [c for c in waiting if c.dataset in ready][: self.slots - len(running)]:
+                    waiting.remove(cell)
+                    running.append(self.start(cell))
                 ended = [r for r in running if r.process.poll() is not None]
                 running = [r for r in running if r not in ended]
                 sound = min(map(self.report, ended), default=True) and sound

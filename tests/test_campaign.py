@@ -163,6 +163,9 @@ def test_datasets_that_are_not_given_are_skipped(tmp_path: Path) -> None:
     said = [line for line in done.stdout.splitlines() if "segthor" in line]
     assert len(said) == 1 and said[0].startswith("The dataset segthor is not given; it needs ")
     assert "--path segthor=PATH, or its pack as --data PARTS. It is skipped." in said[0]
+    wrong = run(tmp_path, config, "--path", "own=files", "segthor=files", "--minutes", "2")
+    assert wrong.returncode == 1 and "files lacks 40 of the 40 patients" in wrong.stderr, wrong.stderr
+    assert "1 of 2 trainings are done; the same command goes on." in wrong.stdout, "the other is not lost"
     refused = run(tmp_path, config, "--path", "own=files", "--only", "segthor", "own")
     assert refused.returncode == 1 and "The dataset segthor is not given; it needs" in refused.stderr
     none = run(tmp_path / "files", config)
@@ -415,7 +418,9 @@ def test_sigterm_stops_the_trainings_too(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout is not None and any("started" in line for line in process.stdout)
         deadline = time.monotonic() + 60
-        while not list((tmp_path / "out").rglob("log.jsonl")) and time.monotonic() < deadline:
+        # Until something is logged: an empty log is there before the training heeds signals.
+        while not any(f.stat().st_size for f in (tmp_path / "out").rglob("log.jsonl")):
+            assert time.monotonic() < deadline
             time.sleep(0.1)
         process.terminate()
         said = process.stdout.read()

@@ -357,6 +357,12 @@ def overlays(config: Config, paths: Paths, scores: pd.DataFrame) -> dict[str, np
     return result
 
 
+def sources(config: Config, paths: Paths) -> dict[str, Any]:
+    """source.json of the datasets that are prepared."""
+    files = {name: paths.data(name) / "source.json" for name in config.datasets}
+    return {name: read_json(file) for name, file in files.items() if file.is_file()}
+
+
 def provenance(config: Config, planned: list[Cell], paths: Paths) -> dict[str, Any]:
     """What the numbers rest on: config, data, versions, devices, time."""
     facts = [f for f in (facts_of(cell, paths) for cell in planned) if f]
@@ -367,7 +373,7 @@ def provenance(config: Config, planned: list[Cell], paths: Paths) -> dict[str, A
     versions = sorted({json.dumps(f["versions"], sort_keys=True) for f in facts if "versions" in f})
     return {
         "config": config.model_dump(mode="json"),
-        "datasets": {name: read_json(paths.data(name) / "source.json") for name in config.datasets},
+        "datasets": sources(config, paths),
         "devices": distinct("device"),
         "machines": distinct("machine"),
         "threads": distinct("threads"),

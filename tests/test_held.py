@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,17 +10,24 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from conftest import Silent, small_config
 
+from cgs.__main__ import main
+from cgs.analysis.held import Held, without_itself
 from cgs.analysis.kept import held_table, read_table
 from cgs.analysis.reference import collect
-from cgs.config import Config
+from cgs.analysis.tables import write_tables
+from cgs.config import Config, parse_config
+from cgs.data.prepare import prepare
 from cgs.engine.train import train
+from cgs.errors import SuiteError
 from cgs.evaluation.predict import predict
 from cgs.evaluation.score import score_run
-from cgs.files import write_json
+from cgs.files import read_json, write_json
 from cgs.paths import Paths
-from cgs.plan import cells
+from cgs.plan import Cell, cells
+from cgs.report.page import render
 
 
 def config_of(**changes: object) -> Config:
@@ -41,8 +49,6 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("campaign")
     config, paths = config_of(), Paths("small", folder / "results")
     write_json(paths.resolved_config, config.model_dump(mode="json"))
-    from cgs.data.prepare import prepare
-
     prepare("phantom", config.datasets["phantom"], paths.data("phantom"))
     for cell in cells(config):
         assert train(config, cell, paths, Silent)  # type: ignore[arg-type]
@@ -106,3 +112,140 @@ def test_collected_seeds_of_two_machines_stand_together(campaign: Path, tmp_path
     assert len(read_table(target, "balance")) == 4 * 4, "the counts stay where the data is not"
     whole = pd.read_csv(target / "runs.csv")
     assert (whole["status"] == "complete").all()
+
+
+# --- A page of what was collected ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def collected(campaign: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reference") / "kept"
+    collect([campaign], folder)
+    return folder
+
+
+def experiment_config() -> Config:
+    return config_of(
+        experiments={
+            "x": {"title": "X", "methods": ["labelled-only", "cgs"]},
+            "l1": {"title": "L1", "view": "classes", "methods": ["labelled-only", "cgs"]},
+            "l2": {"title": "L2", "view": "pseudo-labels", "methods": ["cgs"]},
+            "l3": {"title": "L3", "view": "balance"},
+            "a7": {"title": "A7", "view": "cost", "methods": ["cgs", "labelled-only"]},
+        }
+    )
+
+
+def test_a_collected_folder_makes_the_tables_that_its_runs_made(
+    campaign: Path, collected: Path, tmp_path: Path
+) -> None:
+    config = experiment_config()
+    here, there = Paths("small", campaign / "results"), Paths("small", tmp_path / "results")
+    write_tables(config, here)
+    write_tables(config, there, [collected])
+    tables = [f.name for f in sorted(here.tables.glob("*.csv"))]
+    assert "experiments.csv" in tables and "pseudo-labels.csv" in tables
+    for name in tables:
+        ours, theirs = (pd.read_csv(p.tables / name) for p in (here, there))
+        keys = [c for c in ours if ours[c].dtype.kind not in "f" and c not in ("held", "elsewhere")]
+        drop = [c for c in ("held", "elsewhere") if c in ours]
+        ours, theirs = (t.drop(columns=drop).sort_values(keys, ignore_index=True) for t in (ours, theirs))
+        pd.testing.assert_frame_equal(ours, theirs, check_dtype=False, rtol=1e-4, atol=1e-5, obj=name)
+    runs = pd.read_csv(there.tables / "runs.csv")
+    assert set(runs["held"]) == {"kept"} and pd.read_csv(here.tables / "runs.csv")["held"].isna().all()
+
+
+def test_the_page_says_what_was_measured_elsewhere(
+    collected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text(yaml.safe_dump(experiment_config().model_dump(mode="json")))
+    assert main(["report", "--config", "config.yaml", "--have", str(collected)]) == 0
+    page = Path("reports/small/index.html").read_text()
+    digest = hashlib.sha256((collected / "scores.csv.gz").read_bytes()).hexdigest()[:12]
+    day = read_json(collected / "provenance.json")["finished"][:10]
+    assert "4 of 4 results were measured elsewhere" in page and page.count(digest) == 2 and day in page
+    assert page.count("2 elsewhere") >= 4, "two methods by two conventions, two seeds each"
+    assert "Only the label counts of this dataset were kept" in page
+    assert "No pseudo-labels were recorded yet" not in page and "No label counts yet" not in page
+    assert str(tmp_path) not in page and str(collected) not in page
+    assert Path("results/small/config.yaml").is_file()
+    assert main(["tables", "--config", "config.yaml", "--have", "nothing"]) == 1
+    assert "nothing is no folder that `python -m cgs collect` wrote" in capsys.readouterr().err
+
+
+def test_a_run_here_goes_before_one_that_is_held(campaign: Path, collected: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(campaign, own)
+    for run in own.rglob("1/provenance.json"):
+        shutil.rmtree(run.parent)
+    paths = Paths("small", own / "results", own / "reports")
+    write_tables(config_of(), paths, [collected, collected])
+    runs = pd.read_csv(paths.tables / "runs.csv")
+    assert (runs["status"] == "complete").all()
+    assert runs.groupby("seed")["held"].count().to_dict() == {0: 0, 1: 2}
+    curves = pd.read_csv(paths.tables / "curves.csv")
+    assert not curves.duplicated(["dataset", "labelled", "method", "seed", "iteration", "quantity"]).any()
+    page = render(config_of(), paths).read_text()
+    assert "2 of 4 results were measured elsewhere" in page and "1 elsewhere" in page
+
+    for file in own.rglob("0/scores.csv"):
+        table = pd.read_csv(file, dtype=str)
+        table.loc[table["case"] == "test000", "case"] = "test009"
+        table.to_csv(file, index=False)
+    with pytest.raises(SuiteError, match="tested on different cases"):
+        write_tables(config_of(), paths, [collected])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"training": {"iterations": 5}}, "training has iterations 4, not 5; give a folder of the same data"),
+        ({"network": {"width": 8}}, "network has width 4, not 8"),
+        ({"evaluation": {"selections": ["last"]}}, "evaluation has selections .* not "),
+        ({"datasets": {"phantom": {"kind": "phantom", "size": 48}}}, "data has size 32, not 48"),
+        ({"datasets": {"other": {"kind": "phantom", "size": 48}}}, r"none of the datasets .*\(other\)"),
+    ],
+)
+def test_a_folder_of_another_measurement_is_refused(
+    collected: Path, tmp_path: Path, changes: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(SuiteError, match=sentence):
+        write_tables(config_of(**changes), Paths("small", tmp_path / "results"), [collected])
+    assert not (tmp_path / "results").exists()
+
+
+def test_cells_of_other_options_are_missing_with_a_sentence(collected: Path, tmp_path: Path) -> None:
+    config = config_of(variants={"cgs": {"extends": "cgs", "tau": 0.5}})
+    paths = Paths("small", tmp_path / "results")
+    write_tables(config, paths, [collected])
+    runs = pd.read_csv(paths.tables / "runs.csv").set_index("method")
+    assert (runs.loc["cgs", "status"] == "missing").all()
+    assert (runs.loc["cgs", "sentence"] == "kept holds it with other options of the method.").all()
+    assert (runs.loc["labelled-only", "held"] == "kept").all()
+
+
+def test_the_same_data_under_another_name(collected: Path, tmp_path: Path) -> None:
+    values = config_of().model_dump(mode="json")
+    values["datasets"] = {"renamed": values["datasets"]["phantom"]}
+    paths = Paths("small", tmp_path / "results")
+    write_tables(parse_config(values), paths, [collected])
+    for name in ("main", "targets", "curves", "balance", "pseudo-labels"):
+        assert set(pd.read_csv(paths.tables / f"{name}.csv")["dataset"]) == {"renamed"}, name
+
+
+def test_a_held_reference_is_not_shown_beside_itself() -> None:
+    held = Held(cells={Cell("d", "3", "cgs", 0): "kept"})
+    rows = [("d", "3", "cgs", "kept"), ("d", "7", "cgs", "kept"), ("d", "3", "cgs", "another")]
+    main_ = pd.DataFrame(rows, columns=["dataset", "labelled", "method", "reference_name"])
+    found = without_itself(main_.assign(reference=0.5, reference_seeds=1.0), held)
+    assert found["reference"].isna().tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("text", ["[]", '{"config": 3}', "{"])
+def test_a_damaged_folder_is_one_sentence(collected: Path, tmp_path: Path, text: str) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(collected, folder)
+    (folder / "provenance.json").write_text(text)
+    with pytest.raises(SuiteError, match=r"collect the folder again|cannot be read"):
+        write_tables(config_of(), Paths("small", tmp_path / "results"), [folder])

@@ -127,11 +127,23 @@ def matching(config: Config, dataset: str, folder: Path = REFERENCE) -> tuple[pd
     return None
 
 
+def parts_of(config: Config, dataset: str) -> dict[str, dict[str, Any]]:
+    """What decides the numbers of a dataset, apart from the methods: its slices, the training, network, evaluation."""
+    values = protocol(config)
+    slices = {k: v for k, v in values["datasets"][dataset].items() if k != "labelled"}
+    return {"data": slices, **{key: values[key] for key in ("training", "network", "evaluation")}}
+
+
 def alike(config: Config, dataset: str, other: Config, name: str) -> bool:
     """Whether two configs measure a dataset in the same way."""
+    return parts_of(config, dataset) == parts_of(other, name)
 
-    def of(values: dict[str, Any], entry: str) -> list[Any]:
-        slices = {k: v for k, v in values["datasets"][entry].items() if k != "labelled"}
-        return [slices, values["training"], values["network"], values["evaluation"]]
 
-    return of(protocol(config), dataset) == of(protocol(other), name)
+def difference_of(config: Config, other: Config, dataset: str) -> str:
+    """In words, the first thing that `other` measures differently: 'its training has iterations 12, not 400'."""
+    here, there = parts_of(config, dataset), parts_of(other, dataset)
+    for part, values in there.items():
+        for key in sorted({*values, *here[part]}):
+            if values.get(key) != here[part].get(key):
+                return plain(f"its {part} has {key} {values.get(key)}, not {here[part].get(key)}")
+    return "nothing differs"

@@ -167,6 +167,7 @@ def test_the_page_says_what_was_measured_elsewhere(
     assert "4 of 4 results were measured elsewhere" in page and page.count(digest) == 2 and day in page
     assert page.count("2 elsewhere") >= 4, "two methods by two conventions, two seeds each"
     assert "Only the label counts of this dataset were kept" in page
+    assert "Small less others" in page and "Sizes, as shares of the foreground: tiny" in page
     assert "No pseudo-labels were recorded yet" not in page and "No label counts yet" not in page
     assert str(tmp_path) not in page and str(collected) not in page
     assert Path("results/small/config.yaml").is_file()

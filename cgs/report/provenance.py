@@ -27,6 +27,7 @@ FIGURES = (
     ("efficiency-", "main.csv", "label efficiency"),
     ("curves-", "curves.csv", "learning curves"),
     ("ladder-", "experiments.csv", "ablations"),
+    ("option-", "experiments.csv", "Dice over an option"),
     ("size-", "classes.csv", "gain against target size"),
     ("quality-", "pseudo-labels.csv", "quality of pseudo-labels"),
     ("cost-", "cost.csv and experiments.csv", "cost against accuracy"),

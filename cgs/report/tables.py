@@ -15,14 +15,14 @@ from cgs.files import read_csv, read_json
 from cgs.plan import ALL, FULLY_LABELLED, NONE
 from cgs.runfiles import is_audit, is_count
 
-SENTENCES = ("sentence", "published_source", "reference_name", "device")
+SENTENCES = ("sentence", "published_source", "reference_name", "device", "benchmark_of")
 NAMES = (
     *("dataset", "labelled", "ratio", "method", "base", "experiment", "target", "group", "kind", "quantity"),
-    *("status", "selection", "convention", "metric", "verdict", "diverged", "held"),
+    *("status", "selection", "convention", "metric", "verdict", "diverged", "held", "other_size"),
 )
 TEXT = dict.fromkeys((*SENTENCES, *NAMES, "source_digest"), str)
 FLAGS = ("holds", "other_holds", "balanced_holds")
-COUNTS = ("seed", "seeds", "planned", "rank", "targets", "pixels")
+COUNTS = ("seed", "seeds", "planned", "rank", "targets", "pixels", "common_seeds", "elsewhere")
 """Columns that hold whole numbers from 0 on."""
 
 COUNTS_BESIDE = {"patients": {"verdict"}, "iteration": {"quantity", "kind"}}

@@ -421,7 +421,9 @@ def test_times_come_from_the_benchmark_of_the_same_device_and_size(monkeypatch: 
     table = cost_table(config, runs).set_index("method")
     assert table["benchmark"].dropna().to_dict() == {"cgs": 0.5, "labelled-only": 0.1}
     assert table.loc["cgs", "benchmark_of"] == "AMD, 32 x 32 pixels, batch 12 + 12, 2026-01-02"
-    assert (table["iteration"] == 9).all()
+    assert (table["iteration"] == 9).all() and table["seconds_per_slice"].isna().all()
+    timed = cost_table(config, runs.assign(seconds_per_slice=np.arange(len(runs))))
+    assert timed["seconds_per_slice"].notna().all()
     for changes in ({"device": "another"}, {"network": 8}):
         other = small_config(network={"width": changes.get("network", 4)})
         found = cost_table(other, runs.assign(device=changes.get("device", "AMD")))

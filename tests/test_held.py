@@ -8,6 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -22,6 +23,7 @@ from cgs.config import Config, parse_config
 from cgs.data.prepare import prepare
 from cgs.engine.train import train
 from cgs.errors import SuiteError
+from cgs.evaluation.inferencefile import read_seconds_per_slice
 from cgs.evaluation.predict import predict
 from cgs.evaluation.score import score_run
 from cgs.files import read_json, write_json
@@ -114,6 +116,20 @@ def test_collected_seeds_of_two_machines_stand_together(campaign: Path, tmp_path
     assert (whole["status"] == "complete").all()
 
 
+def test_the_time_of_inference_is_kept(campaign: Path, tmp_path: Path) -> None:
+    target = tmp_path / "reference"
+    collect([campaign], target)
+    run = campaign / "results/small/runs/phantom/2/cgs/1"
+    written = read_json(run / "inference.json")
+    runs = read_table(target, "runs").set_index(["method", "seed"])["seconds_per_slice"]
+    assert written["seconds_per_slice"] > 0 and written["device"] and runs.notna().all()
+    assert runs["cgs", 1] == pytest.approx(written["seconds_per_slice"])
+    for text in ("{", "[1]", '{"seconds_per_slice": "x"}', '{"seconds_per_slice": -1}'):
+        (tmp_path / "inference.json").write_text(text)
+        assert np.isnan(read_seconds_per_slice(tmp_path))
+    assert np.isnan(read_seconds_per_slice(tmp_path / "nowhere"))
+
+
 # --- A page of what was collected ------------------------------------------------------------------------
 
 
@@ -167,7 +183,11 @@ def test_the_page_says_what_was_measured_elsewhere(
     assert "4 of 4 results were measured elsewhere" in page and page.count(digest) == 2 and day in page
     assert page.count("2 elsewhere") >= 4, "two methods by two conventions, two seeds each"
     assert "Only the label counts of this dataset were kept" in page
-    assert "Small less others" in page and "Sizes, as shares of the foreground: tiny" in page
+    assert (
+        "ms a slice at inference" in page
+        and "Small less others" in page
+        and "Sizes, as shares of the foreground: tiny" in page
+    )
     assert "No pseudo-labels were recorded yet" not in page and "No label counts yet" not in page
     assert str(tmp_path) not in page and str(collected) not in page
     assert Path("results/small/config.yaml").is_file()

@@ -343,21 +343,14 @@ def balance_table(balances: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-MEDIANS = [
-    *(
-        "parameters_training",
-        "parameters_inference",
-        "iteration",
-        "peak_memory_bytes",
-        "seconds",
-        "energy_joules",
-    ),
-]
+MEDIANS = ["parameters_training", "parameters_inference", "iteration", "peak_memory_bytes", "seconds"]
+MEDIANS += ["seconds_per_slice", "energy_joules"]
 
 
 def cost_table(config: Config, runs: pd.DataFrame) -> pd.DataFrame:
-    """Parameters, seconds an iteration, memory, energy of each method: medians over its complete runs, per dataset.
+    """Parameters, times, memory, energy of each method: medians over its complete runs, per dataset.
 
+    `iteration`: seconds an iteration in training; `seconds_per_slice`: at inference, where that was recorded.
     `benchmark`: seconds an iteration as `benchmarks/cost.py` measured them, one method at a time, where that was on
     the device of the runs and at their size; `benchmark_of` says how.
     """
@@ -365,7 +358,9 @@ def cost_table(config: Config, runs: pd.DataFrame) -> pd.DataFrame:
         (runs["status"] == "complete") & runs["method"].isin(config.every_method) & runs["iterations"].notna()
     ]
     known = known.assign(iteration=known["seconds"] / known["iterations"])
-    known["energy_joules"] = pd.to_numeric(known["energy_joules"], errors="coerce")
+    for name in ("energy_joules", "seconds_per_slice"):  # Runs of an earlier version lack the latter.
+        values = known.get(name, pd.Series(np.nan, index=known.index))
+        known[name] = pd.to_numeric(values, errors="coerce")
     table = known.groupby(["dataset", "method"], sort=False)[MEDIANS].median().reset_index()
     keys = list(table[["dataset", "method"]].itertuples(index=False, name=None))
     devices = known.groupby(["dataset", "method"])["device"].agg(lambda d: ", ".join(sorted(set(d.dropna()))))

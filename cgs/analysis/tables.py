@@ -31,6 +31,7 @@ from cgs.config import Config
 from cgs.data.audit import label_counts, labelled_balance
 from cgs.data.store import list_cases, load_case, resize_nearest
 from cgs.errors import SuiteError, plain
+from cgs.evaluation.inferencefile import read_seconds_per_slice
 from cgs.evaluation.score import check_prediction, load_predictions
 from cgs.evaluation.scorefile import COLUMNS, read_scores
 from cgs.files import atomic_path, read_json, write_json
@@ -173,6 +174,7 @@ def runs_table(planned: list[Cell], unscored: dict[Cell, str], paths: Paths) -> 
                 "seed": cell.seed,
                 "status": "missing" if cell in unscored else facts.get("status", "missing"),
                 "sentence": unscored.get(cell) or read_failure(folder_of(cell, paths)) or cut,
+                "seconds_per_slice": read_seconds_per_slice(folder_of(cell, paths)),
                 "last_validation_dice": facts.get("last_validation_dice", validations[-1]),
                 **{
                     key: facts.get(key, np.nan)

@@ -354,6 +354,7 @@ def cost_view(
         "dataset": dataset,
         "rows": [cost_row(rows[m], base, titles[m]) for m in config.experiments[name].methods if m in rows],
         "energy": bool(np.isfinite(own["energy_joules"]).any()),
+        "inference": "seconds_per_slice" in own and bool(np.isfinite(own["seconds_per_slice"]).any()),
         "cuda": "NVIDIA" in devices,
         "benchmarks": sorted({str(v) for v in own.get("benchmark_of", pd.Series(dtype=str))} - {"", "nan"}),
         "figures": cost_figures(config, name, dataset, tables, titles),
@@ -362,7 +363,7 @@ def cost_view(
 
 def cost_row(row: dict[str, Any], base: dict[str, Any], title: str) -> dict[str, str]:
     """A row of cost.csv as the page shows it, beside that of labelled-only, `base`."""
-    joules = row["energy_joules"]
+    joules, seconds = row["energy_joules"], row.get("seconds_per_slice", np.nan)
     return {
         "title": title,
         "training": whole(row["parameters_training"]),
@@ -372,6 +373,7 @@ def cost_row(row: dict[str, Any], base: dict[str, Any], title: str) -> dict[str,
         "benchmark": whole(1000 * row["benchmark"]),
         "memory": whole(row["peak_memory_bytes"] / 1e6),
         "memory_relative": more_than(row["peak_memory_bytes"], base.get("peak_memory_bytes", np.nan), 0),
+        "slice": f"{1000 * seconds:.1f}" if np.isfinite(seconds) else "–",
         "energy": f"{joules / 1000:,.0f}" if np.isfinite(joules) else "–",
         "device": str(row.get("device", "")),
     }

@@ -123,10 +123,8 @@ def add(
         else:
             held.refused[cell] = f"{plain(folder.name)} holds it with other options of the method."
     for name in ("scores", "runs", "curves", "pseudo-labels"):
-        rows = [rows_of(kept[name], source, cell) for cell, source in taken.items()]
-        held.tables[name] = pd.concat(
-            [t for t in (held.tables[name], *rows) if len(t)] or [held.tables[name]]
-        )
+        own = rows_of(kept[name], taken)
+        held.tables[name] = pd.concat([t for t in (held.tables[name], own) if len(t)] or [held.tables[name]])
     known = set(held.tables["balance"]["dataset"])
     for dataset, source_name in names.items():
         own = kept["balance"][kept["balance"]["dataset"] == source_name].assign(dataset=dataset)
@@ -139,10 +137,12 @@ def members(config: Config, method: str) -> tuple[str, ...]:
     return config.ensembles[method].members if method in config.ensembles else ()
 
 
-def rows_of(table: pd.DataFrame, source: Cell, cell: Cell) -> pd.DataFrame:
-    """The rows of a cell, under the name that its dataset has here."""
-    own = table[(table[KEY] == list(vars(source).values())).all(axis=1)]
-    return own.assign(dataset=cell.dataset)
+def rows_of(table: pd.DataFrame, taken: dict[Cell, Cell]) -> pd.DataFrame:
+    """The rows of cells, each with the cell that it has in `table`, under the names that their datasets have here."""
+    pairs = [(*vars(source).values(), cell.dataset) for cell, source in taken.items()]
+    names = pd.DataFrame(pairs, columns=[*KEY, "here"]).astype(table[KEY].dtypes)
+    own = table.merge(names, on=KEY)
+    return own.assign(dataset=own["here"]).drop(columns="here")
 
 
 def summary(facts: dict[str, Any], folder: Path, taken: int) -> dict[str, Any]:
@@ -158,10 +158,11 @@ def summary(facts: dict[str, Any], folder: Path, taken: int) -> dict[str, Any]:
 
 
 def check_cases(own: pd.DataFrame, held: Held) -> None:
-    """Raise SuiteError where the runs here and those held were tested on different cases."""
+    """Raise SuiteError where a run here was tested on a case, or patient, that those held were not."""
     for dataset, part in held.tables["scores"].groupby("dataset"):
         here = own[own["dataset"] == dataset]
-        if len(here) and set(here["case"]) != set(part["case"]):
+        known, there = (set(zip(t["case"], t["patient"], strict=True)) for t in (here, part))
+        if known - there:
             raise SuiteError(
                 f"The runs of {dataset} here and those of --have were tested on different cases; "
                 "their means cannot stand in one table."

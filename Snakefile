@@ -5,10 +5,13 @@ snakemake table-acdc --cores all --config acdc=PATH     one part of it; python -
 snakemake --cores all --configfile config/demo.yaml     the demo
 """
 
-# The default config is loaded only where none is given: Snakemake would merge it with the given one.
+from pathlib import Path
+
+# The default config is loaded only where none is given: Snakemake would merge it with the given one. It lies beside
+# this file, wherever Snakemake is started.
 if "name" not in config:
 
-    configfile: "config/paper.yaml"
+    configfile: Path(workflow.basedir, "config/paper.yaml")
 
 
 include: "workflow/rules/plan.smk"

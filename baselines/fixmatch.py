@@ -7,7 +7,7 @@ of CGS without specialists:
     L = (CE + Dice)(x_l, y) + lambda(t) (CE_m + Dice_m)(strong x_u, argmax q), m = [max q > tau],
 
 q the softmax of an averaged teacher (train mode, parameters averaged) on the weak view; Dice smoothing 1e-10.
-The teacher is evaluated. `cutmix: box` gives the baseline that CGS builds on.
+The teacher is evaluated. With `cutmix: box`, CGS's tau and its lambda_max it is CGS without specialists.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class FixMatch(Method):
         return ViewSpec(strong=1, cutmix=self.options.cutmix, accompanied=True)
 
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        strong = batch.unlabelled.strong[0]
-        probabilities = self.teach(batch.labelled.weak, batch.unlabelled.weak)
-        if batch.partner is not None and batch.partner_labelled is not None:
-            keep = batch.keep[0]
-            strong = mix(strong, batch.partner.strong[0], keep)
+        strong, partner = batch.unlabelled.strong[0], None
+        if batch.partner is not None and batch.partner_labelled is not None:  # First, as in CGS.
+            strong = mix(strong, batch.partner.strong[0], batch.keep[0])
             partner = self.teach(batch.partner_labelled.weak, batch.partner.weak)
-            probabilities = mix(probabilities, partner, keep)
+        probabilities = self.teach(batch.labelled.weak, batch.unlabelled.weak)
+        if partner is not None:
+            probabilities = mix(probabilities, partner, batch.keep[0])
         on_labelled, on_strong = self.study(batch, strong)
         confidence, labels = probabilities.max(1)
         unlabelled = cross_entropy_and_dice(

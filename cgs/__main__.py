@@ -92,9 +92,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--data", nargs="+", default=[], type=Path, help="the parts of a packed dataset, in order"
     )
-    sub.add_argument(
-        "--shard", default="1/1", metavar="I/N", help="every N-th training, beginning with the I-th"
-    )
+    sub.add_argument("--shard", default="1/1", metavar="I/N", help="the I-th of N shares of the trainings")
     sub.add_argument("--have", nargs="+", default=[], type=Path, help="collected folders: not run again")
     sub = command("collect", collect, "Merge the results of campaigns into a reference folder.", config=False)
     sub.add_argument("sources", nargs="+", type=Path, help="the --out folders of campaigns")
@@ -252,11 +250,6 @@ def campaign(options: argparse.Namespace) -> None:
         places[name] = Path(path)
     if options.slots < 1 or not options.minutes > 0:
         raise SuiteError("--slots and --minutes must be positive.")
-    if options.data:
-        from cgs.data.pack import dataset_name, unpack
-
-        paths = Paths(config.name, options.out / "results")
-        unpack(options.data, paths.data(dataset_name(options.data, list(config.datasets))))
     run(
         config,
         options.out,
@@ -267,6 +260,7 @@ def campaign(options: argparse.Namespace) -> None:
         have=options.have,
         shard=shard_of(options.shard),
         places=places,
+        packed=options.data,
     )
 
 

@@ -6,51 +6,70 @@ For a GPU that is rented by the hour, or lent for minutes. No Snakemake: each tr
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from cgs.analysis.kept import complete_cells
 from cgs.config import Config, parse_config
 from cgs.discovery import ROOT
 from cgs.errors import SuiteError
 from cgs.files import write_json
+from cgs.locks import alone_or_in_parts, held
 from cgs.paths import Paths
-from cgs.plan import ALL, Cell, cells, members, trainings
+from cgs.plan import ALL, FULLY_LABELLED, Cell, cells, members, trainings
+from cgs.preparation import Preparation, lock_of, without_data
 from cgs.runfiles import read_facts, read_failure
 
 GRACE = 20.0
 """Seconds before the end of the time at which trainings are asked to write their checkpoints."""
 
 
-def in_order_of_value(config: Config, chosen: Sequence[str] = ()) -> list[Cell]:
-    """The trainings of `config`, most telling first: by seed, main tables before experiments, few labels before more.
+FIRST = ("labelled-only", "unimatch", "bcp", "fixmatch")
+"""The methods that say most beside the reference: the lower bound, then the strongest in the literature."""
 
-    Within those, the methods in the order of `chosen`, which also leaves out all others; without it the config's
-    reference method first, labelled-only next, then as listed.
+
+def in_order_of_value(config: Config, chosen: Sequence[str] = ()) -> list[Cell]:
+    """The trainings of `config`, most telling first: main tables before experiments, by seed, few labels before more.
+
+    Within those the config's reference method, `FIRST`, the others as listed, the upper bound. `chosen` is an order of
+    methods of the user's own, which also leaves out all others and knows no main tables.
     """
     planned = trainings(config)
     known = list(dict.fromkeys(cell.method for cell in planned))
-    methods = list(chosen) or sorted(known, key=lambda m: (m != config.reference, m != "labelled-only"))
+    ranks = [config.reference, *FIRST]
+    methods = list(chosen) or sorted(
+        known, key=lambda m: (m in FULLY_LABELLED, ranks.index(m) if m in ranks else len(ranks))
+    )
     unknown = [m for m in methods if m not in known]
     if unknown:
         raise SuiteError(f"The config does not compare {unknown[0]}; it has {', '.join(known)}.")
     numbers = sorted({int(cell.labelled) for cell in planned if cell.labelled != ALL})
     seeds = list(dict.fromkeys([*config.seeds, *(cell.seed for cell in planned)]))
 
-    def value(cell: Cell) -> tuple[int, bool, int, int]:
+    def value(cell: Cell) -> tuple[bool, int, int, int]:
         ratio = 0 if cell.labelled == ALL else numbers.index(int(cell.labelled))
-        extra = not (config.datasets[cell.dataset].main_table and cell.method in config.methods)
-        return seeds.index(cell.seed), extra, ratio, methods.index(cell.method)
+        main = config.datasets[cell.dataset].main_table and cell.method in config.methods
+        return not (chosen or main), seeds.index(cell.seed), ratio, methods.index(cell.method)
 
     return sorted((c for c in planned if c.method in methods), key=value)
+
+
+def share_of(ordered: Sequence[Cell], part: int, parts: int) -> list[Cell]:
+    """One of `parts` shares of `ordered`, in its order.
+
+    Dealt out dataset by dataset, so that the shares are even too where only some of the datasets are at hand.
+    """
+    dealt = set(sorted(ordered, key=lambda cell: cell.dataset)[part - 1 :: parts])
+    return [cell for cell in ordered if cell in dealt]
 
 
 @dataclass
@@ -66,21 +85,28 @@ class Campaign:
     """Runs cells in `out`, at most `slots` at once, until none is left or the time is over.
 
     `out` holds what `snakemake` would write in the folder it is started in (results/<config>/...), so either can go on
-    with what the other began. Raises SuiteError where another campaign is at work in `out`.
+    with what the other began. Other shards may work there too. Raises SuiteError where whoever is at work there might
+    do the same trainings.
     """
 
-    def __init__(self, config: Config, out: Path, slots: int) -> None:
+    def __init__(self, config: Config, out: Path, slots: int, shard: tuple[int, int] = (1, 1)) -> None:
         self.config, self.out, self.slots = config, out, slots
+        self.refused: list[str] = []
         self.paths = Paths(config.name, out / "results", out / "reports")
         out.mkdir(parents=True, exist_ok=True)
-        self.lock = os.open(out / ".campaign.lock", os.O_WRONLY | os.O_CREAT)  # Held until this process ends.
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if other := alone_or_in_parts(out, *shard):
             raise SuiteError(
-                f"Another campaign is at work in {out}; wait for it, or give another --out."
-            ) from None
-        write_json(self.paths.resolved_config, config.model_dump(mode="json"))
+                f"{other[0].upper()}{other[1:]} is at work in {out}; wait for it, or give another --out."
+            )
+        # Places and slots are those of a machine: shards do not read each other's.
+        self.file = self.paths.resolved_config
+        if shard[1] > 1:
+            self.file = self.file.with_name(f"config-{shard[0]}-of-{shard[1]}.yaml")
+        writing = held(out / ".config.lock", wait=True)
+        for file in {self.paths.resolved_config, self.file}:
+            write_json(file, config.model_dump(mode="json"))
+        if writing is not None:
+            os.close(writing)
 
     def folder(self, cell: Cell) -> Path:
         return self.paths.run(cell.dataset, cell.labelled, cell.method, cell.seed)
@@ -90,41 +116,35 @@ class Campaign:
         folder = self.folder(cell)
         return (folder / "scores.csv").is_file() or (folder / "failure.json").is_file()
 
-    def command(self, *words: str) -> list[str]:
-        config = self.paths.resolved_config.relative_to(self.out)
-        return [sys.executable, "-m", "cgs", *words, "--config", str(config)]
+    def unpack(self, parts: Sequence[Path]) -> None:
+        """Put the dataset of a pack in its place, unless it is there."""
+        from cgs.data.pack import dataset_name, unpack
 
-    def environment(self) -> dict[str, str]:
+        name = dataset_name(parts, list(self.config.datasets))
+        lock = held(lock_of(self.paths, name), wait=True)
+        unpack(parts, self.paths.data(name))
+        if lock is not None:
+            os.close(lock)
+
+    def launch(self, *words: str, said: IO[bytes] | int) -> subprocess.Popen[bytes]:
+        """Start a command of the suite in `out`, its messages in `said`."""
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-        return {**os.environ, "PYTHONPATH": path}
-
-    def prepare(self, datasets: Sequence[str]) -> None:
-        """Read the datasets that are not there yet, before several trainings would at once."""
-        for name in datasets:
-            if (self.paths.data(name) / "source.json").is_file():
-                continue
-            done = subprocess.run(
-                self.command("prepare", "--dataset", name),
-                cwd=self.out,
-                env=self.environment(),
-                stderr=subprocess.PIPE,
-            )
-            if done.returncode:
-                raise SuiteError(done.stderr.decode(errors="replace").strip().removeprefix("cgs prepare: "))
+        config = str(self.file.relative_to(self.out))
+        return subprocess.Popen(
+            [sys.executable, "-m", "cgs", *words, "--config", config],
+            cwd=self.out,
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=said,
+            stderr=said,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which stops its own in order.
+        )
 
     def start(self, cell: Cell) -> Running:
         """Train and score a cell in a process of its own, its messages in its folder."""
         folder = self.folder(cell)
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "messages.txt", "ab") as log:
-            process = subprocess.Popen(
-                self.command("train", *named(cell), "--score", "--record-failure"),
-                cwd=self.out,
-                env=self.environment(),
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C reaches this process alone, which stops its trainings in order.
-            )
+            process = self.launch("train", *named(cell), "--score", "--record-failure", said=log)
         print(f"{cell}: started", flush=True)
         return Running(cell, process, time.monotonic())
 
@@ -146,19 +166,27 @@ class Campaign:
         return True
 
     def run(self, todo: Sequence[Cell], end: float) -> int:
-        """Run `todo` in order until `end` (time.monotonic()); returns the number of cells that are left.
+        """Run `todo` until `end` (time.monotonic()), in order where the data is ready; returns how many are left.
 
-        Raises SuiteError if one broke off.
+        `refused` gets the sentences of datasets that could not be read. Raises SuiteError if a training broke off.
         """
         waiting = [cell for cell in todo if not self.done(cell)]
+        names = list(dict.fromkeys(cell.dataset for cell in waiting))
+        data = Preparation(
+            names, self.paths, lambda name, said: self.launch("prepare", "--dataset", name, said=said)
+        )
         running: list[Running] = []
         sound = True
         # Without a handler, a job scheduler's SIGTERM would end this process alone and leave its trainings behind.
         before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
             while (waiting or running) and time.monotonic() < end:
-                while waiting and sound and len(running) < self.slots:
-                    running.append(self.start(waiting.pop(0)))
+                data.advance()
+                waiting = [cell for cell in waiting if cell.dataset not in data.refused]
+                for cell in [c for c in waiting if data.ready(c.dataset)][: self.slots - len(running)]:
+                    if sound:
+                        waiting.remove(cell)
+                        running.append(self.start(cell))
                 ended = [r for r in running if r.process.poll() is not None]
                 running = [r for r in running if r not in ended]
                 sound = min(map(self.report, ended), default=True) and sound
@@ -166,6 +194,7 @@ class Campaign:
                     break
                 time.sleep(0.2)
         finally:
+            data.stop()
             for r in running:
                 r.process.terminate()
             for r in running:
@@ -176,28 +205,34 @@ class Campaign:
             raise SuiteError(
                 "A training broke off without a record of its failure; its messages are named above."
             )
+        self.refused = [*data.refused.values()]
         return sum(not self.done(cell) for cell in todo)
 
     def combine(self, ensembles: Sequence[Cell], end: float) -> None:
         """Predict and score the ensembles whose members are all there, until `end`. Raises SuiteError if one cannot."""
+        while (lock := held(self.out / ".combine.lock")) is None:  # Another shard is at it.
+            if time.monotonic() >= end:
+                return
+            time.sleep(0.5)
         for cell in ensembles:
             parts = [self.folder(member) for member in members(self.config, cell)]
             if self.done(cell) or not all((part / "predictions.npz").is_file() for part in parts):
                 continue
             for step in ("ensemble", "evaluate"):
-                try:
-                    done = subprocess.run(
-                        self.command(step, *named(cell)),
-                        cwd=self.out,
-                        env=self.environment(),
-                        stderr=subprocess.PIPE,
-                        timeout=max(end - time.monotonic(), 0) if math.isfinite(end) else None,
-                    )
-                except subprocess.TimeoutExpired:
-                    return  # Their files are whole or absent; the next call makes them.
-                if done.returncode:
-                    raise SuiteError(f"{cell}: {done.stderr.decode(errors='replace').strip()}")
+                with tempfile.TemporaryFile() as said:
+                    process = self.launch(step, *named(cell), said=said)
+                    try:
+                        process.wait(max(end - time.monotonic(), 0) if math.isfinite(end) else None)
+                    except subprocess.TimeoutExpired:
+                        return  # Their files are whole or absent; the next call makes them.
+                    finally:
+                        process.kill()
+                        process.wait()
+                    if process.returncode:
+                        said.seek(0)
+                        raise SuiteError(f"{cell}: {said.read().decode(errors='replace').strip()}")
             print(f"{cell}: combined from {len(parts)} trainings", flush=True)
+        os.close(lock)
 
 
 def named(cell: Cell) -> list[str]:
@@ -216,12 +251,13 @@ def campaign(
     have: Sequence[Path] = (),
     shard: tuple[int, int] = (1, 1),
     places: dict[str, Path] | None = None,
+    packed: Sequence[Path] = (),
 ) -> None:
     """Run what is missing of `config` and say what is left.
 
-    `only` names datasets (default: all); `shard` (I, N) takes every N-th training from the I-th on; `have` are folders
-    that `collect` wrote, whose cells are not run again; `places` the folders of datasets whose path the config does not
-    give.
+    `only` names datasets (default: those that are given); `shard` (I, N) is the I-th of N shares of the trainings;
+    `have` are folders that `collect` wrote, whose cells are not run again; `places` the folders of datasets whose path
+    the config does not give, `packed` the parts of one that `pack` wrote.
     """
     unknown = [d for d in only if d not in config.datasets]
     if unknown:
@@ -234,14 +270,19 @@ def campaign(
     end = time.monotonic() + 60 * minutes - GRACE
     known = {cell for folder in have for cell in complete_cells(folder)}
     wanted = [c for c in in_order_of_value(config, methods) if not only or c.dataset in only]
-    wanted = wanted[shard[0] - 1 :: shard[1]]
-    todo = [c for c in wanted if c not in known]
-    work = Campaign(config, out.absolute(), slots)
-    work.prepare(list(dict.fromkeys(c.dataset for c in todo)))
-    left = work.run(todo, end)
+    wanted = share_of(wanted, *shard)
+    work = Campaign(config, out.absolute(), slots, shard)
+    if packed:
+        work.unpack(packed)
+    needed = dict.fromkeys(c.dataset for c in wanted if c not in known and not work.done(c))
+    missing = without_data(config, work.paths, needed, only)
+    wanted = [c for c in wanted if c.dataset not in missing]
+    left = work.run([c for c in wanted if c not in known], end)
     ensembles = [c for c in cells(config) if c.method in config.ensembles and c not in known]
-    work.combine([c for c in ensembles if not only or c.dataset in only], end)
+    work.combine([c for c in ensembles if (not only or c.dataset in only) and c.dataset not in missing], end)
     print(
         f"{len(wanted) - left} of {len(wanted)} trainings are done"
         + ("; the same command goes on." if left else ".")
     )
+    if work.refused:
+        raise SuiteError(" ".join(work.refused))

@@ -37,12 +37,15 @@ def redefine_labels(labels: Tensor, targets: int, outputs: int = 3) -> Tensor:
 
 
 def fuse_specialists(probabilities: Tensor) -> Tensor:
-    """One pseudo-label from all specialists: (B, K, 3, H, W) softmax to (B, H, W) in 0..K.
+    """One pseudo-label from all specialists: (B, K, outputs, H, W) softmax to (B, H, W) in 0..K.
 
     The score of background is the mean over specialists of their background, the score of target k is
-    specialist k's own; the label is the arg-max.
+    specialist k's own; the label is the arg-max. Class 0 of a binary head is all but its target, so near 1 in
+    all other heads on a target's pixel: there background is what even the surest head leaves over (the minimum).
     """
-    background = probabilities[:, :, BACKGROUND].mean(dim=1, keepdim=True)
+    background = probabilities[:, :, BACKGROUND]
+    binary = probabilities.shape[2] == 2
+    background = background.amin(dim=1, keepdim=True) if binary else background.mean(dim=1, keepdim=True)
     return torch.cat([background, probabilities[:, :, TARGET]], dim=1).max(dim=1).indices
 
 

@@ -11,8 +11,9 @@ import torch
 
 from cgs.analysis.cost import priorities, target_names
 from cgs.config import ENSEMBLE, Config, parse_config
-from cgs.data.prepare import how_to_get
-from cgs.dataset_config import FilesBase
+from cgs.data.archive import check_opens
+from cgs.data.prepare import how_to_get, open_source
+from cgs.dataset_config import DatasetConfig, FilesBase
 from cgs.digest import source_digest
 from cgs.discovery import ROOT, module_of
 from cgs.engine.method import method_of
@@ -85,12 +86,25 @@ def check_writable(folder: Path) -> None:
 
 
 def missing_datasets(config: Config) -> dict[str, str]:
-    """Datasets whose files are not where the config says, with what to do for each."""
-    return {
-        name: how_to_get(name, dataset)
-        for name, dataset in config.datasets.items()
-        if isinstance(dataset, FilesBase) and not dataset.found
-    }
+    """Datasets whose files are not where the config says, or not what it says, with what to do for each."""
+    found = {name: why_not(name, dataset) for name, dataset in config.datasets.items()}
+    return {name: sentence for name, sentence in found.items() if sentence}
+
+
+def why_not(name: str, dataset: DatasetConfig) -> str | None:
+    """Why a dataset cannot be read, as far as that is seen without reading it: its layout, or whether it opens."""
+    if not isinstance(dataset, FilesBase):
+        return None
+    if not dataset.found:
+        return how_to_get(name, dataset)
+    try:
+        if dataset.path is not None and dataset.path.is_dir():
+            open_source(name, dataset, dataset.path)
+        elif dataset.path is not None:
+            check_opens(dataset.path)
+    except SuiteError as error:
+        return f"The dataset {name} cannot be read: {error}"
+    return None
 
 
 def data_plan(name: str, dump: dict[str, Any]) -> dict[str, Any]:

@@ -10,13 +10,15 @@ from test_conformance import batches, made
 from test_goldens import Replay, normal, plain_batch
 from torch import Tensor, nn
 
-from baselines import bcp, caussl, dhc, magicnet, mc_net, ss_net, unimatch, urpc
+from baselines import bcp, caussl, dhc, fixmatch, magicnet, mc_net, ss_net, unimatch, urpc
 from cgs import plugin
 from cgs.engine.losses import dice
-from cgs.engine.method import Progress, Task, load_method
+from cgs.engine.method import Progress, Task, build, load_method
 from cgs.engine.seeds import generator
+from cgs.method import CGS
 from cgs.networks.specialists import CollaborativeNet
 from cgs.networks.unet import Dropout, UNet, enlarge
+from cgs.presets import ABLATIONS
 from cgs.specialists import pseudo_labels, redefine_labels, specialist_losses, unsupervised_losses
 
 CONSTANT, ADVANCED, PLAIN = 0.01, 0.01 * 0.5**0.9, 0.01 * (1 - 14999 / 30000) ** 0.9
@@ -427,6 +429,31 @@ def test_magicnet_counts_the_labels_since_the_last_refresh(phantom: Path) -> Non
         state = method.state()
         assert state["counts"].sum() == (images if t < 20 else 20 * images)
         assert state["gathered"].sum() == (t % 20) * images
+
+
+# --- CGS without specialists ---------------------------------------------------------------------------------
+
+
+def test_cgs_without_specialists_is_its_generalist_taught_by_itself(phantom: Path) -> None:
+    """Only the generalist's own terms reach its output convolution: there both methods have one gradient."""
+    assert ABLATIONS["cgs-no-specialists"].items() >= {"tau": 0.9, "lambda_max": 2.0, "cutmix": "box"}.items()
+    alone = fixmatch.FixMatch(Task(5, 32, 4), fixmatch.FixMatch.Options(tau=0.3, lambda_max=2, cutmix="box"))
+    options = CGS.Options(tau=0.3, bidirectional=False, consensus=False)
+    whole = CGS(Task(5, 32, 4), options)
+    for method in (alone, whole):
+        build(method, lambda axis: torch.manual_seed(len(axis)), torch.device("cpu"))
+    found = []
+    for method in (alone, whole):
+        for name, net in method.nets.items():
+            plugin.generalist(net).load_state_dict(alone.nets[name].state_dict())
+        torch.manual_seed(0)  # Dropout is drawn in the same order.
+        losses = method.loss(batches(method, phantom)(0), Progress(900, 1000))
+        out = plugin.generalist(method.nets["student"]).out
+        found.append([torch.autograd.grad(v, out.weight, retain_graph=True)[0] for v in losses.values()])
+    assert len(found[0]) == len(found[1]) == 2
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.abs().sum() > 0
+        torch.testing.assert_close(ours, theirs)
 
 
 # --- CGS as a plug-in ------------------------------------------------------------------------------------

@@ -8,8 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 import yaml
 from conftest import small_config
@@ -17,15 +21,18 @@ from conftest import small_config
 from cgs.analysis.experiments import strict_mean
 from cgs.analysis.kept import REFERENCE, complete_cells, matching, read_table
 from cgs.analysis.reference import collect
-from cgs.campaign import in_order_of_value
-from cgs.config import Config, parse_config
+from cgs.campaign import Campaign, in_order_of_value, share_of
+from cgs.config import Config, load_config, parse_config
 from cgs.data.pack import dataset_name, pack, unpack
 from cgs.data.prepare import prepare
 from cgs.discovery import ROOT
 from cgs.errors import SuiteError
 from cgs.files import read_json
+from cgs.locks import alone_or_in_parts
 from cgs.merge import merge
+from cgs.paths import Paths
 from cgs.plan import Cell, cells
+from cgs.preparation import Preparation
 
 
 def run(folder: Path, config: Config, *words: str) -> subprocess.CompletedProcess[str]:
@@ -36,13 +43,41 @@ def run(folder: Path, config: Config, *words: str) -> subprocess.CompletedProces
 
 
 def test_order_of_value() -> None:
-    config = small_config(methods=["cps", "cgs", "labelled-only", "fully-supervised"], seeds=[3, 1])
+    config = small_config(methods=["fully-supervised", "cps", "cgs", "labelled-only"], seeds=[3, 1])
     found = [str(c).removeprefix("phantom/") for c in in_order_of_value(config)]
     assert found[:4] == ["1/cgs/3", "1/labelled-only/3", "1/cps/3", "all/fully-supervised/3"]
     assert len(found) == len(set(found)) and all(c.endswith("/1") for c in found[len(found) // 2 :])
     assert [c.method for c in in_order_of_value(config, ["cps"])] == ["cps"] * 4
     with pytest.raises(SuiteError, match="does not compare dhc"):
         in_order_of_value(config, ["dhc"])
+
+
+def test_the_papers_order() -> None:
+    """Main tables with all seeds, few labels first; then what only experiments want."""
+    config = load_config(ROOT / "config" / "paper.yaml")
+    found = [c for c in in_order_of_value(config) if c.dataset == "acdc"]
+    first = ["cgs", "labelled-only", "unimatch", "bcp", "fixmatch"]
+    assert [c.method for c in found[:5]] == first and {c.labelled for c in found[:15]} == {"3"}
+    assert str(found[15]) == "acdc/all/fully-supervised/0"
+    assert [str(c) for c in found[16:18]] == ["acdc/7/cgs/0", "acdc/7/labelled-only/0"]
+    main = [c for c in found if c.method in config.methods]
+    assert found[: len(main)] == main and [c.seed for c in main] == [0] * 31 + [1] * 31 + [2] * 31
+    assert found[len(main)].method == "cgs-binary-heads" and found[len(main)].seed == 0
+    own = [c for c in in_order_of_value(config, ["cgs-no-ihed", "cgs"]) if c.dataset == "acdc"]
+    assert [str(c) for c in own[:2]] == ["acdc/3/cgs-no-ihed/0", "acdc/3/cgs/0"], "an order of the user's own"
+
+
+@pytest.mark.parametrize("parts", [1, 3, 4])
+def test_shards_are_even_in_every_dataset(parts: int) -> None:
+    """Also where a machine has some of the datasets alone: strides over all would give it a shard without any."""
+    ordered = in_order_of_value(load_config(ROOT / "config" / "paper.yaml"))
+    shards = [share_of(ordered, part, parts) for part in range(1, parts + 1)]
+    assert sorted(map(str, chain(*shards))) == sorted(map(str, ordered))
+    for shard in shards:
+        assert shard == [c for c in ordered if c in set(shard)], "in order"
+    for dataset in ("acdc", "segthor", "synapse"):
+        counts = [sum(c.dataset == dataset for c in shard) for shard in shards]
+        assert max(counts) - min(counts) <= 1
 
 
 def test_stops_in_time_goes_on_and_is_collected(tmp_path: Path) -> None:
@@ -90,6 +125,164 @@ def test_stops_in_time_goes_on_and_is_collected(tmp_path: Path) -> None:
         collect([other / "out"], target)
 
 
+def own_volumes(folder: Path) -> dict[str, Any]:
+    """A folder of made volumes, and its entry in a config."""
+    rng = np.random.default_rng(0)
+    rows = ["a,train", "b,train", "v,val", "t,test"]
+    for name in (row.split(",")[0] for row in rows):
+        label = rng.integers(0, 2, (16, 16, 3)).astype(np.uint8)
+        for kind, array in (("images", label * 100 + rng.integers(0, 50, label.shape)), ("labels", label)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            image = nibabel.Nifti1Image(array.astype(np.int16), np.diag([-1.0, -1, 3, 1]))
+            nibabel.save(image, folder / kind / f"{name}.nii.gz")
+    (folder / "split.csv").write_text("\n".join(["case,split", *rows]) + "\n")
+    return {"kind": "folder", "size": 32, "labelled": [1], "targets": {"cyst": 1}}
+
+
+def two_datasets(tmp_path: Path) -> Config:
+    """`own` has files, which no config names; `segthor` has none."""
+    return small_config(
+        methods=["labelled-only"],
+        datasets={
+            "segthor": {"kind": "segthor", "size": 32, "labelled": [3]},
+            "own": own_volumes(tmp_path / "files"),
+        },
+        training={"iterations": 4},
+    )
+
+
+def test_datasets_that_are_not_given_are_skipped(tmp_path: Path) -> None:
+    config = two_datasets(tmp_path)
+    done = run(tmp_path, config, "--path", "own=files")
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 trainings are done." in done.stdout and "own/1/labelled-only/0: complete" in done.stdout
+    said = [line for line in done.stdout.splitlines() if "segthor" in line]
+    assert len(said) == 1 and said[0].startswith("The dataset segthor is not given; it needs ")
+    assert "--path segthor=PATH, or its pack as --data PARTS. It is skipped." in said[0]
+    refused = run(tmp_path, config, "--path", "own=files", "--only", "segthor", "own")
+    assert refused.returncode == 1 and "The dataset segthor is not given; it needs" in refused.stderr
+    none = run(tmp_path / "files", config)
+    assert none.returncode == 1 and len(none.stderr.splitlines()) == 1 and "is not given" in none.stderr
+
+
+def test_a_pack_is_enough_where_a_config_has_more_datasets(tmp_path: Path) -> None:
+    """As docs/campaign.md takes ACDC alone along with the config of the paper."""
+    config = two_datasets(tmp_path)
+    prepare(
+        "own", config.datasets["own"].model_copy(update={"path": tmp_path / "files"}), tmp_path / "read", 1
+    )
+    pack(tmp_path / "read", tmp_path / "own.pack", 60)
+    done = run(tmp_path, config, "--data", "own.pack.000")
+    assert done.returncode == 0, done.stderr
+    assert "The dataset segthor is not given" in done.stdout and "1 of 1 trainings are done." in done.stdout
+    assert "being read" not in done.stdout
+
+
+def test_trainings_go_on_while_another_dataset_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one is read until the first one's training is scored, and then turns out to be damaged."""
+    phantom = small_config().datasets["phantom"]
+    config = small_config(
+        datasets={"damaged": phantom, "phantom": phantom},
+        methods=["labelled-only"],
+        training={"iterations": 4},
+    )
+    work = Campaign(config, tmp_path / "out", 1)
+    real = work.launch
+
+    def launch(*words: str, said: Any) -> subprocess.Popen[bytes]:
+        if words != ("prepare", "--dataset", "damaged"):
+            return real(*words, said=said)
+        scores = work.folder(Cell("phantom", "1", "labelled-only", 0)) / "scores.csv"
+        script = (
+            f"for i in $(seq 900); do test -f '{scores}' && echo It is damaged. && exit 1; sleep 0.1; done"
+        )
+        return subprocess.Popen(["sh", "-c", script], stdout=said, stderr=said, start_new_session=True)
+
+    monkeypatch.setattr(work, "launch", launch)
+    todo = in_order_of_value(config)
+    assert todo[0].dataset == "damaged" and len(todo) == 4
+    prepare("phantom", phantom, work.paths.data("phantom"), 1)
+    assert work.run(todo, time.monotonic() + 200) == 2
+    assert work.refused == ["It is damaged."]
+
+
+def test_a_reading_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
+    paths = Paths("small", tmp_path / "results")
+
+    def start(name: str, said: Any) -> subprocess.Popen[bytes]:
+        script = f"mkdir -p '{paths.data(name)}/unpacked'; sleep 100 & echo $!; wait"
+        return subprocess.Popen(["sh", "-c", script], stdout=said, start_new_session=True)
+
+    data = Preparation(["acdc"], paths, start)
+    data.advance()
+    for _ in range(100):
+        if data.messages("acdc").read_text().endswith("\n"):
+            break
+        time.sleep(0.1)
+    child = int(data.messages("acdc").read_text())
+    other = Preparation(["acdc"], paths, start)
+    other.advance()
+    assert other.running is None and not other.refused, "another shard waits for it"
+    data.stop()
+    assert not paths.data("acdc").exists()
+    state = Path(f"/proc/{child}/stat")
+    assert not state.exists() or state.read_text().rsplit(")")[1].split()[0] == "Z", (
+        "its processes end with it"
+    )
+    other.advance()
+    assert other.running is not None, "and takes over"
+    other.stop()
+
+
+def test_who_may_share_a_folder(tmp_path: Path) -> None:
+    for name in ("shards", "whole"):
+        (tmp_path / name).mkdir()
+    shards, whole = tmp_path / "shards", tmp_path / "whole"
+    assert alone_or_in_parts(shards, 1, 4) is None and alone_or_in_parts(shards, 2, 4) is None
+    assert alone_or_in_parts(shards, 2, 4) == "shard 2/4 of a campaign"
+    assert alone_or_in_parts(shards, 1, 1) == "shard 1/4 of a campaign"
+    assert alone_or_in_parts(shards, 3, 8) == "shard 1/4 of a campaign"
+    assert alone_or_in_parts(whole, 1, 1) is None
+    assert alone_or_in_parts(whole, 1, 1) == alone_or_in_parts(whole, 1, 4) == "another campaign"
+
+
+def test_two_shards_at_once_in_one_folder(tmp_path: Path) -> None:
+    """Each on its own places and slots, the data read once, every training done by one of them."""
+    config = small_config(methods=["labelled-only", "cps"], training={"iterations": 30})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, "-m", "cgs", "campaign", "--config", "config.yaml", "--out", "out"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen(
+            [*command, "--shard", f"{n}/2", "--slots", f"{n}"],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for n in (1, 2)
+    ]
+    while not (tmp_path / "out/results/small/config-2-of-2.yaml").is_file():
+        assert both[1].poll() is None
+        time.sleep(0.05)
+    for shard in ("2/2", "1/1"):
+        refused = run(tmp_path, config, "--shard", shard)
+        assert refused.returncode == 1 and "of a campaign is at work in" in refused.stderr
+    said = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert all("2 of 2 trainings are done." in text for text in said)
+    assert "".join(said).count("being read") == 1
+    assert len(list((tmp_path / "out").rglob("scores.csv"))) == 4
+    slots = [
+        yaml.safe_load(f.read_text())["training"]["gpu_slots"] for f in sorted(tmp_path.rglob("config-*"))
+    ]
+    assert slots == [1, 2]
+    assert "4 of 4 trainings" in collect([tmp_path / "out"], tmp_path / "reference")
+
+
 def test_ensembles_follow_their_members(tmp_path: Path) -> None:
     config = small_config(
         methods=["mean-teacher", "labelled-only"],
@@ -121,7 +314,7 @@ def test_sigterm_stops_the_trainings_too(tmp_path: Path) -> None:
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None and "started" in process.stdout.readline()
+        assert process.stdout is not None and any("started" in line for line in process.stdout)
         deadline = time.monotonic() + 60
         while not list((tmp_path / "out").rglob("log.jsonl")) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -196,6 +389,33 @@ def test_shards_are_merged_and_conflicts_refused(tmp_path: Path) -> None:
         merge(outs[1:], target)
     with pytest.raises(SuiteError, match="holds no results/<config>"):
         merge([tmp_path / "nothing"], target)
+
+
+def test_snakemake_goes_on_in_a_merged_folder(tmp_path: Path) -> None:
+    """As docs/cluster.md says: in a folder that is no checkout; what is trained is not trained again."""
+    config = small_config(
+        methods=["labelled-only"],
+        datasets={"phantom": small_config().datasets["phantom"].model_copy(update={"labelled": (1,)})},
+        training={"iterations": 4},
+    )
+    assert run(tmp_path, config).returncode == 0
+    target = tmp_path / "all"
+    merge([tmp_path / "out"], target)
+    weights = next(target.rglob("weights.safetensors"))
+    before = weights.stat().st_mtime_ns
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--configfile", "../config.yaml"],
+        cwd=target,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    log = target / "results/small/logs/train/phantom/1/labelled-only/0.txt"
+    assert "complete already" in log.read_text() and weights.stat().st_mtime_ns == before
+    assert "1 of 1 trainings complete" in (target / "reports/small/index.html").read_text()
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])

@@ -41,6 +41,16 @@ def test_what_changed_and_what_did_not(tmp_path: Path) -> None:
     assert "+4.67 (+3." in text and len(text.splitlines()) == 5
 
 
+def test_means_are_of_the_seeds_that_both_have(tmp_path: Path) -> None:
+    worse = [b - 0.1 for b in BASE]
+    first = folder_with(tmp_path / "a", scores_of({("cgs", 0): BASE, ("cgs", 1): worse, ("cps", 0): BASE}))
+    second = folder_with(tmp_path / "b", scores_of({("cgs", 0): BASE, ("cps", 1): BASE}))
+    table = compare(first, second).set_index("method")
+    assert table.loc["cgs", "first"] == table.loc["cgs", "second"] == pytest.approx(np.mean(BASE))
+    assert table.loc["cgs", "common_seeds"] == 1 and table.loc["cgs", "difference"] == 0
+    assert table.loc["cps", "verdict"] == "no common seed" and np.isfinite(table.loc["cps", "first"])
+
+
 def test_the_command_and_its_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = folder_with(tmp_path / "a", scores_of({("cgs", 0): BASE}))
     other = scores_of({("cgs", 0): BASE})
@@ -48,7 +58,7 @@ def test_the_command_and_its_errors(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["compare", str(first), str(first), "--csv", str(tmp_path / "out.csv")]) == 0
     assert "+0.00" in capsys.readouterr().out and len(pd.read_csv(tmp_path / "out.csv")) == 1
     assert main(["compare", str(first), str(second)]) == 1
-    assert "have no dataset, method and patients in common" in capsys.readouterr().err
+    assert "have no dataset, method, seed and patients in common" in capsys.readouterr().err
     assert main(["compare", str(first), str(tmp_path / "c")]) == 1
     assert "holds no tables/scores.csv" in capsys.readouterr().err
     with pytest.raises(SuiteError, match="has no hd95 by the strict convention"):

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -41,11 +42,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def snakemake(project: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def snakemake(project: Path, *options: str, start: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Snakemake in the folder `start`, by default the project."""
     command = [sys.executable, "-m", "snakemake", "--cores", "2", *options]
     # The copy comes first on the path of every process, before the installed project.
     environment = {**os.environ, "PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=600)
+    place = start or project
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def planned(project: Path, *options: str) -> dict[str, int]:
@@ -132,8 +135,66 @@ def test_the_default_is_the_paper(project: Path) -> None:
     assert main["acdc"] < chosen["train"] < whole["train"] and chosen["prepare"] == 2
 
 
+def test_it_can_be_started_in_any_folder(project: Path, tmp_path: Path) -> None:
+    """The default config and the profile are those of the checkout."""
+    file = str(project / "Snakefile")
+    default = snakemake(project, "-n", "-s", file, "table-acdc", "--quiet", "reason", start=tmp_path)
+    assert default.returncode == 0 and "profiles/default" in default.stderr, default.stderr
+    assert re.search(r"^train_cgs +6$", default.stdout + default.stderr, re.M)
+
+
+def acdc_layout(folder: Path) -> None:
+    """What is looked at before anything runs: the lists, and that the files which they name are there."""
+    (folder / "data").mkdir(parents=True)
+    names = {"val": ["patient008_frame01"], "test": ["patient009_frame01"]}
+    names["train_slices"] = [f"patient00{n}_frame01_slice_0" for n in range(1, 8)]
+    for file, cases in names.items():
+        (folder / f"{file}.list").write_text("\n".join(cases))
+        for name in cases:
+            (folder / "data" / f"{name}.h5").touch()
+
+
+def test_what_is_no_dataset_is_said_before_anything_runs(project: Path) -> None:
+    """A folder or file that is there but holds something else would end a night's work after hours."""
+    acdc_layout(project / "whole")
+    (project / "empty").mkdir()
+    (project / "photo.zip").write_bytes(b"GIF89a" * 100)
+    with tarfile.open(project / "cut.tar.gz", "w:gz") as file:
+        file.add(project / "whole", "whole")
+    acdc_layout(project / "partial")
+    (project / "partial" / "data" / "patient008_frame01.h5").unlink()
+    both = ("--config", "segthor=empty", "synapse=photo.zip")
+    done = snakemake(project, *both, "acdc=whole")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert (
+        "The dataset segthor cannot be read: empty lacks 40 of the 40 patients, first Patient_01"
+        in done.stderr
+    )
+    assert "The dataset synapse cannot be read: photo.zip is damaged or neither .zip nor" in done.stderr
+    assert "To go on with what is there: --config datasets=acdc,acdc-384" in done.stderr
+    done = snakemake(project, "table-acdc", "--config", "acdc=partial")
+    said = "partial/val.list names patient008_frame01 but partial/data/patient008_frame01.h5 does not exist"
+    assert done.returncode == 1 and said in done.stderr
+    assert not (project / "results" / "paper" / "runs").exists()
+    values = yaml.safe_load((project / "config/paper.yaml").read_text())
+    for file, fault in (("cut.tar.gz", None), ("photo.zip", "cannot be read")):
+        found = work_plan(values | {"acdc": str(project / file)})["missing"].get("acdc")
+        assert found is None if fault is None else fault in found
+
+
+def test_data_is_prepared_before_anything_else(project: Path) -> None:
+    """Its priority is above those of all methods, however many there are."""
+    rules = (project / "workflow" / "rules" / "data.smk").read_text()
+    own = int(re.search(r"priority: (\d+)", rules)[1])
+    others = [
+        int(n) for n in re.findall(r"priority: (\d+)", (project / "workflow/rules/evaluate.smk").read_text())
+    ]
+    values = yaml.safe_load((project / "config" / "paper.yaml").read_text())
+    assert own > max(others) > max(work_plan(values)["priorities"].values())
+
+
 def test_missing_datasets_are_said_before_anything_runs(project: Path) -> None:
-    (project / "there").mkdir()
+    acdc_layout(project / "there")
     done = snakemake(project, "--config", "acdc=there")
     said = done.stdout + done.stderr
     assert done.returncode == 1 and "Traceback" not in said

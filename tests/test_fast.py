@@ -85,6 +85,13 @@ def test_the_label_of_equals_is_the_first() -> None:
     assert torch.equal(fuse_specialists(draw), scores.argmax(1))
 
 
+def test_binary_heads_say_background_where_none_says_target() -> None:
+    """Class 0 of a binary head is all but its target: the others' 0.99 on it must not outvote the surest head."""
+    own = torch.tensor([0.6, 0.01, 0.01]), torch.tensor([0.4, 0.01, 0.01]), torch.tensor([0.7, 0.9, 0.01])
+    heads = torch.stack([torch.stack([1 - p, p], 1) for p in own], -1).unsqueeze(0).unsqueeze(3)
+    assert fuse_specialists(heads).flatten().tolist() == [1, 0, 2]
+
+
 def test_stored_intensities_are_exact() -> None:
     stored = np.arange(65536, dtype=np.uint16)
     found = intensities(torch.from_numpy(stored.view(np.int16)))

@@ -8,16 +8,21 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import small_config
 
+from cgs.config import TrainingConfig
 from cgs.discovery import ROOT
+from cgs.engine.device import lease
 from cgs.engine.train import Busy, alone
+from cgs.errors import SuiteError
 from cgs.plan import Cell
 
 
@@ -82,3 +87,57 @@ def test_two_processes_never_train_one_run(run_cell: Callable[..., Path], tmp_pa
             run_cell("cps")
         assert [p.name for p in folder.iterdir()] == [".lock"], "nothing is recorded"
     assert (run_cell("cps") / "provenance.json").is_file()
+
+
+HOLDER = """
+import sys, time
+import torch
+torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 2
+from cgs.config import TrainingConfig
+from cgs.engine.device import lease
+with lease(TrainingConfig(device="cuda")) as device:
+    print(device, flush=True)
+    time.sleep(300)
+"""
+"""A process that holds a slot of one of two GPUs, which this machine need not have."""
+
+
+def holder(folder: Path) -> tuple[subprocess.Popen[str], str]:
+    """Start one; the device that it got."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def test_a_gpu_slot_is_free_again_when_its_holder_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    training = TrainingConfig(device="cuda")
+    processes = []
+    try:
+        for expected in ("cuda:0", "cuda:1"):
+            process, device = holder(tmp_path)
+            processes.append(process)
+            assert device == expected, "each its own GPU before one is shared"
+        with pytest.raises(SuiteError, match="All 1 x 2 GPU slots are taken"), lease(training):
+            pass
+        processes[1].send_signal(signal.SIGKILL)
+        processes[1].wait()
+        with lease(training) as device:
+            assert device == torch.device("cuda:1")
+            with pytest.raises(SuiteError, match="slots are taken"), lease(training):
+                pass
+        with lease(training) as device:
+            assert device == torch.device("cuda:1"), "one that ends well lets go too"
+        with lease(training), lease(TrainingConfig(device="cuda", gpu_slots=2)) as device:
+            assert device == torch.device("cuda:0"), "a second slot of each, where the config has two"
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()

@@ -25,6 +25,7 @@ from cgs.evaluation.predict import predict
 from cgs.evaluation.score import COLUMNS, score_run
 from cgs.paths import Paths
 from cgs.plan import Cell, cells
+from cgs.report.main_tables import scorecard
 from cgs.report.page import render
 
 
@@ -249,6 +250,10 @@ def test_no_tables_at_all_is_one_sentence(tmp_path: Path) -> None:
 
 def test_published_values_are_only_where_they_belong() -> None:
     assert published("acdc", "3", "cgs", "field", "dice").value == pytest.approx(0.8883)  # type: ignore[union-attr]
+    plus = published("acdc", "7", "mc-net-plus", "field", "hd95")
+    assert plus is not None and plus.value == 6.68 and "MC-Net repository" in plus.source
+    assert published("acdc", "3", "mc-net-plus", "field", "dice") is None
+    assert published("acdc", "7", "ss-net", "field", "hd95") is None, "its copies differ"
     assert published("acdc", "3", "cgs", "field", "hd95") is None
     assert published("acdc", "3", "cgs", "strict", "dice") is None
     assert published("phantom", "3", "cgs", "field", "dice") is None
@@ -278,6 +283,26 @@ def test_titles_of_variants() -> None:
         "mean-teacher": "MT",
     }
     assert "title" not in config.method_and_options("sharp")[1]
+
+
+def test_the_scorecard_has_every_published_cell() -> None:
+    config = small_config(datasets={"phantom": {"kind": "phantom", "labelled": [1]}})
+    view = {
+        "dataset": "phantom",
+        "labelled": "1",
+        "selection": "best",
+        "convention": "field",
+        "metric": "dice",
+    }
+    values = {"cgs": (0.80, 0.81), "cps": (0.60, 0.65), "bcp": (0.7, np.nan)}
+    rows = [
+        {**view, "method": m, "mean": ours, "seeds": 2, "published": theirs, "published_source": "someone"}
+        for m, (ours, theirs) in values.items()
+    ]
+    found = scorecard(config, pd.DataFrame(rows), "phantom", {m: m.upper() for m in values})
+    assert found and (found["near"], [r["title"] for r in found["rows"]]) == (1, ["CPS", "CGS"])
+    assert found["rows"][0]["difference"] == "−5.0" and found["rows"][0]["published"] == "65.0"
+    assert scorecard(config, pd.DataFrame(rows[2:]), "phantom", {}) is None
 
 
 def test_published_values_stand_beside_ours() -> None:

@@ -262,6 +262,28 @@ def test_both_layouts_of_synapse(synapse: tuple[Path, Path], tmp_path: Path) -> 
     assert not first.label[np.isin(label, (5, 9, 10, 12, 13))].any()
 
 
+@pytest.mark.parametrize("layout", ["official", "transunet"])
+def test_cases_of_synapse_that_no_list_names_are_left_out(
+    synapse: tuple[Path, Path], tmp_path: Path, layout: str
+) -> None:
+    """The archive's own test patients have no label; TransUNet's copies may come with more than its lists name."""
+    folder = synapse[layout == "transunet"]
+    more = tmp_path / "more"
+    shutil.copytree(folder, more)
+    if layout == "official":
+        image, label = made(61, 13)
+        save(more / "RawData/Testing/img/img0061.nii.gz", image, SUPINE)
+        save(more / "RawData/Training/img/img0041.nii.gz", image, SUPINE)
+        save(more / "RawData/Training/label/label0041.nii.gz", label, SUPINE)
+    else:
+        shutil.copy(more / "train_npz/case0007_slice000.npz", more / "train_npz/case0041_slice000.npz")
+        shutil.copy(more / "test_vol_h5/case0008.npy.h5", more / "test_vol_h5/case0041.npy.h5")
+    for name, place in (("plain", folder), ("extra", more)):
+        prepare("synapse", SynapseConfig(path=place, size=32), tmp_path / name, 1)
+    for name in ("images.npy", "labels.npy", "manifest.csv", "cases.csv", "audit.json", "source.json"):
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "extra" / name).read_bytes(), name
+
+
 SYNAPSE_DAMAGE: dict[str, Callable[[Path, Path], object]] = {
     "lacks 1 of 60 files, first label/label0007.nii.gz": lambda o, t: (
         o / "RawData/Training/label/label0007.nii.gz"

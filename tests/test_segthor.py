@@ -174,6 +174,24 @@ def test_damage_is_one_sentence(archive: Path, tmp_path: Path, sentence: str) ->
     assert not (tmp_path / "out" / "source.json").exists()
 
 
+def test_a_case_that_no_list_names_is_left_out(archive: Path, tmp_path: Path) -> None:
+    """The archive holds the challenge's test patients too, without a label; a stray file changes nothing either."""
+    prepare("segthor", config(archive), tmp_path / "plain", 1)
+    folder = tmp_path / "more"
+    folder.mkdir()
+    for patient in (archive / "train").iterdir():
+        (folder / patient.name).symlink_to(patient)
+    image, label = volume(41)
+    write(folder / "Patient_41" / "Patient_41.nii.gz", image)
+    write(folder / "Patient_42" / "Patient_42.nii.gz", image)
+    write(folder / "Patient_42" / "GT.nii.gz", label)
+    (folder / "notes.txt").write_text("not a patient")
+    prepare("segthor", config(folder), tmp_path / "extra", 1)
+    for name in ("images.npy", "labels.npy", "manifest.csv", "cases.csv", "audit.json"):
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "extra" / name).read_bytes(), name
+    assert read_json(tmp_path / "extra" / "source.json")["files"] == 80
+
+
 def test_an_error_in_another_process_is_the_same_sentence(archive: Path, tmp_path: Path) -> None:
     with pytest.raises(SuiteError, match="segthor is not given"):
         prepare("segthor", SegthorConfig(), tmp_path)

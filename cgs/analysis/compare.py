@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cgs.analysis.experiments import CELL, paired_differences, patient_means
+from cgs.analysis.comparisons import judged, seeds_by_patient
+from cgs.analysis.experiments import CELL, paired, patient_means
 from cgs.analysis.kept import TEXT, read_table
-from cgs.analysis.statistics import holm, interval, sign_flip_p, verdict
 from cgs.errors import SuiteError
 
 COLUMNS = [
-    *CELL, "first", "second", "difference", "ci_low", "ci_high", "patients", "p", "p_holm", "verdict",
+    *CELL, "first", "second", "common_seeds", "difference", "ci_low", "ci_high", "patients", "p", "p_holm", "verdict",
 ]  # fmt: skip
 
 
@@ -30,8 +30,9 @@ def compare(
 ) -> pd.DataFrame:
     """One row for every cell of either folder: both means, the paired difference second - first, its test.
 
-    Patients and seeds that both have are compared; p is corrected by Holm over all cells. A cell that one lacks has an
-    empty difference. Raises SuiteError where nothing is in both.
+    Patients and seeds that both have are compared, and the means are of those; p is corrected by Holm over all cells. A
+    cell without a common seed has the means of what each folder has, and an empty difference. Raises SuiteError where
+    nothing is in both.
     """
     tables = [
         leading_of(scores_of(folder), folder, metric, convention, selection) for folder in (first, second)
@@ -39,37 +40,21 @@ def compare(
     both = pd.concat([t.assign(method=f"{k}:" + t["method"]) for k, t in enumerate(tables)])
     of_patient = patient_means(both)
     cells = dict.fromkeys(key for t in tables for key in t[CELL].itertuples(index=False, name=None))
-    known = {key[:3] for key in of_patient.index}
     rows = []
     for dataset, labelled, method in cells:
         keys = [(dataset, labelled, f"{k}:{method}") for k in (0, 1)]
-        found = [of_patient.loc[key] if key in known else None for key in keys]
-        means = [np.nan if own is None else float(own.mean()) for own in found]
-        difference = paired_differences(of_patient, keys[1], keys[0])
-        own = interval(difference)
-        rows.append(
-            {
-                "dataset": dataset,
-                "labelled": labelled,
-                "method": method,
-                "first": means[0],
-                "second": means[1],
-                "difference": own.mean,
-                "ci_low": own.low,
-                "ci_high": own.high,
-                "patients": own.patients,
-                "p": sign_flip_p(difference),
-            }
-        )
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    if not table["difference"].notna().any():
-        raise SuiteError(f"{first} and {second} have no dataset, method and patients in common.")
-    table["p_holm"] = holm(table["p"].to_numpy())
-    tests = int(table["p"].notna().sum())
-    table["verdict"] = [
-        verdict(p, int(n), tests) if np.isfinite(d) else "in one only"
-        for p, n, d in table[["p_holm", "patients", "difference"]].itertuples(index=False, name=None)
-    ]
+        found = [seeds_by_patient(of_patient, key) for key in keys]
+        own = paired(of_patient, keys[1], keys[0])
+        if own["common_seeds"]:
+            found = [f.loc[f.index.isin(found[1 - k].index)] for k, f in enumerate(found)]
+        first_mean, second_mean = (float(f.to_numpy().mean()) if f.size else np.nan for f in found)
+        cell = dict(zip(CELL, (dataset, labelled, method), strict=True))
+        rows.append({**cell, "first": first_mean, "second": second_mean, **own})
+    table = judged(pd.DataFrame(rows, columns=COLUMNS))
+    if not table["common_seeds"].any():
+        raise SuiteError(f"{first} and {second} have no dataset, method, seed and patients in common.")
+    lonely = table["first"].isna() != table["second"].isna()
+    table["verdict"] = table["verdict"].mask((table["common_seeds"] == 0) & lonely, "in one only")
     return table
 
 
@@ -93,7 +78,8 @@ def as_text(table: pd.DataFrame, metric: str) -> str:
     """The comparison as lines of a terminal; shares in per cent."""
     scale = 100 if metric in ("dice", "jaccard", "nsd") else 1
     lines = [
-        f"{'dataset':<12} {'labelled':>8}  {'method':<24} {'first':>7} {'second':>7} {'difference':>22}  verdict"
+        f"{'dataset':<12} {'labelled':>8}  {'method':<24} {'first':>7} {'second':>7} {'seeds':>5} "
+        f"{'difference':>22}  verdict"
     ]
     for row in table.to_dict("records"):
         change = "–"
@@ -105,7 +91,7 @@ def as_text(table: pd.DataFrame, metric: str) -> str:
             f"{scale * row[k]:7.2f}" if np.isfinite(row[k]) else f"{'–':>7}" for k in ("first", "second")
         ]
         lines.append(
-            f"{row['dataset']:<12} {row['labelled']:>8}  {row['method']:<24} {numbers[0]} {numbers[1]} {change:>22}  "
-            f"{row['verdict']}"
+            f"{row['dataset']:<12} {row['labelled']:>8}  {row['method']:<24} {numbers[0]} {numbers[1]} "
+            f"{row['common_seeds']:>5} {change:>22}  {row['verdict']}"
         )
     return "\n".join(lines)

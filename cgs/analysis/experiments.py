@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from cgs.analysis.cost import measurements
-from cgs.analysis.statistics import interval, sign_flip_p
+from cgs.analysis.statistics import interval, paired_p
 from cgs.balance import holds, inside_specialists, proportions, with_specialists
 from cgs.config import Config
 from cgs.plan import Cell, labelled_values
@@ -167,31 +167,37 @@ def strict_mean(grouped: Any) -> pd.Series:
 
 
 def paired(of_patient: pd.Series, key: tuple[str, str, str], base: tuple[str, str, str]) -> dict[str, Any]:
-    """Difference over patients of two methods over their common seeds: mean, interval, p, how many patients gain."""
-    difference = paired_differences(of_patient, key, base)
-    if not len(difference):
-        return {}
-    found = interval(difference)
+    """Difference of two methods over their common seeds and patients: mean, interval, p, how many patients gain.
+
+    Empty but for `common_seeds` 0 where there is no common seed.
+    """
+    differences = paired_differences(of_patient, key, base)
+    if not len(differences):
+        return {"common_seeds": 0}
+    found = interval(differences)
     return {
         "difference": found.mean,
         "ci_low": found.low,
         "ci_high": found.high,
-        "p": sign_flip_p(difference),
-        "patients_better": int((difference > 0).sum()),
+        "p": paired_p(differences),
+        "patients_better": int((differences.mean(axis=0) > 0).sum()),
         "patients": found.patients,
+        "common_seeds": found.seeds,
     }
 
 
 def paired_differences(
     of_patient: pd.Series, key: tuple[str, str, str], base: tuple[str, str, str]
 ) -> np.ndarray:
-    """Differences (N,) of two methods, one a patient, over the seeds that both have; empty where there is none."""
+    """Differences (S, N) of two methods, a row for each seed that both have; empty where there is none."""
     try:
         own, other = of_patient.loc[key], of_patient.loc[base]
     except KeyError:
-        return np.zeros(0)
+        return np.zeros((0, 0))
     both = pd.concat([own, other], axis=1, keys=["own", "other"], join="inner")
-    return (both["own"] - both["other"]).groupby(level="patient").mean().to_numpy()
+    if both.empty:
+        return np.zeros((0, 0))
+    return (both["own"] - both["other"]).unstack("patient").to_numpy()
 
 
 def classes_table(config: Config, targets: pd.DataFrame, balances: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -237,8 +243,8 @@ ENOUGH = 6
 def small_targets_table(config: Config, scores: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:
     """Per method and ratio: whether targets of below-median size gain more over labelled-only than the others.
 
-    `contrast` is the gain of the small targets less that of the others, with its interval over patients: in each
-    patient the differences of every target (cases and common seeds averaged) are taken first. `size_ratio` is the
+    `contrast` is the gain of the small targets less that of the others, with its interval over common seeds and
+    patients: in each patient the differences of every target (cases averaged) are taken first. `size_ratio` is the
     largest target by the smallest; where it is below APART, no target is small and there is neither contrast nor
     `rho`, Spearman's correlation of size and gain, which needs ENOUGH targets too.
     """
@@ -256,28 +262,28 @@ def small_targets_table(config: Config, scores: pd.DataFrame, classes: pd.DataFr
 
 
 def target_gains(of_target: pd.Series, key: Key, base: Key, targets: list[str]) -> pd.DataFrame:
-    """Differences of two methods over their common seeds, a row per patient, a column per target; maybe empty."""
+    """Differences of two methods, a row per common seed and patient, a column per target; empty where there is none."""
     try:
         own, other = of_target.loc[key], of_target.loc[base]
     except KeyError:
         return pd.DataFrame()
     both = pd.concat([own, other], axis=1, keys=["own", "other"], join="inner")
-    return strict_mean((both["own"] - both["other"]).groupby(level=["patient", "target"])).unstack("target")[
-        targets
-    ]
+    return (both["own"] - both["other"]).unstack("target")[targets] if len(both) else pd.DataFrame()
 
 
 def contrast_row(sizes: pd.Series, gains: pd.DataFrame) -> dict[str, Any]:
     """The contrast of small targets and others; NaN where their sizes are too near."""
     ratio = float(sizes.max() / sizes.min())
-    row: dict[str, Any] = {"targets": len(sizes), "size_ratio": ratio, "patients": len(gains)}
+    patients = gains.index.get_level_values("patient").nunique()
+    row: dict[str, Any] = {"targets": len(sizes), "size_ratio": ratio, "patients": patients}
     if ratio < APART:
         return row
     small = list(sizes.index[sizes < sizes.median()])
     of_small, others = (
         gains[part].mean(axis=1, skipna=False) for part in (small, sizes.index.difference(small))
     )
-    found, means = interval((of_small - others).to_numpy()), gains.mean(skipna=False)
+    found = interval((of_small - others).unstack("patient").to_numpy())
+    means = gains.mean(skipna=False)
     enough = len(sizes) >= ENOUGH and np.isfinite(means).all() and means.nunique() > 1
     return row | {
         "gain_small": of_small.mean(skipna=False),

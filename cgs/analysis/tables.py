@@ -1,6 +1,6 @@
 """From the files of all runs to the tables that the report shows, so that they can be read without it.
 
-A failed or missing run is counted beside every cell, never dropped silently.
+A failed run is counted beside every cell, never dropped silently; one that is missing shows in the number of seeds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cgs.analysis.held import Held, check_cases, read_held, with_held_runs, with
 from cgs.analysis.kept import TEXT, matching
 from cgs.analysis.published import published
 from cgs.analysis.spreadsheet import inert
-from cgs.config import Config
+from cgs.config import ENSEMBLE, Config
 from cgs.data.audit import label_counts, labelled_balance
 from cgs.data.store import list_cases, load_case, resize_nearest
 from cgs.errors import SuiteError, plain
@@ -72,7 +72,7 @@ def write_tables(config: Config, paths: Paths, have: Sequence[Path] = ()) -> Non
     with atomic_path(paths.tables / "overlays.npz") as temporary:
         np.savez_compressed(temporary, allow_pickle=False, **overlays(config, paths, tables["scores"]))
     rows = {name: len(table) for name, table in tables.items()}
-    facts = with_held_facts(provenance(config, planned, paths), tables["runs"], held)
+    facts = with_held_facts(provenance(config, planned, paths), trained_runs(config, tables["runs"]), held)
     write_json(paths.tables / "provenance.json", {**facts, "rows": rows})
     if (
         held.given and not paths.resolved_config.is_file()
@@ -106,7 +106,7 @@ def all_tables(
         "balance": balance_table(balances),
         "cost": cost_table(config, runs),
         "differences": differences_table(config, scores),
-        "ranks": ranks_table(config, scores, controls),
+        "ranks": ranks_table(config, scores, runs, controls),
         "ties": tied_with_best(config, main, scores, controls),
     }
 
@@ -304,9 +304,9 @@ def targets_table(scores: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_failed(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """`table` with the number of planned runs of each cell that are not in its means."""
+    """`table` with the number of runs of each cell that failed. Those that have not run are not among them."""
     keys = ["dataset", "labelled", "method"]
-    bad = runs.assign(failed=runs["status"] != "complete")
+    bad = runs.assign(failed=runs["status"] == "failed")
     return table.merge(bad.groupby(keys, sort=False)["failed"].sum().reset_index(), on=keys)
 
 
@@ -411,6 +411,9 @@ def sources(config: Config, paths: Paths) -> dict[str, Any]:
 def provenance(config: Config, planned: list[Cell], paths: Paths) -> dict[str, Any]:
     """What the numbers rest on: config, data, versions, devices, time."""
     facts = [f for f in (facts_of(cell, paths) for cell in planned) if f]
+    trained = [
+        f for f in facts if f.get("base_method") != ENSEMBLE
+    ]  # Its seconds are its members' once more.
 
     def distinct(key: str) -> list[str]:
         return sorted({str(f[key]) for f in facts if key in f})
@@ -425,8 +428,13 @@ def provenance(config: Config, planned: list[Cell], paths: Paths) -> dict[str, A
         "versions": [json.loads(v) for v in versions],
         "started": min(distinct("started"), default=None),
         "finished": max(distinct("finished"), default=None),
-        "training_seconds": round(sum(f.get("seconds") or 0 for f in facts), 1),
+        "training_seconds": round(sum(f.get("seconds") or 0 for f in trained), 1),
     }
+
+
+def trained_runs(config: Config, runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that are trainings: the seconds of an ensemble are those of its members."""
+    return runs[~runs["method"].isin({*config.ensembles, *config.promptable})]
 
 
 def with_held_facts(facts: dict[str, Any], runs: pd.DataFrame, held: Held) -> dict[str, Any]:

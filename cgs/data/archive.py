@@ -90,6 +90,13 @@ def unpack(
     return [folder / name for name in names]
 
 
+def check_opens(archive: Path) -> None:
+    """Raise SuiteError unless `archive` is of a kind that is known and begins well; the rest is not read."""
+    with closing(_members(archive)) as members:
+        if next(members, None) is None:
+            raise SuiteError(f"{archive} is empty; fetch it again.")
+
+
 def _fill(folder: Path, archive: Path, wanted: Callable[[str], bool], limit: int) -> list[str]:
     """Write the wanted files into the empty `folder`; returns their paths in it."""
     names = _Names(archive)

@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from cgs.analysis.published import CLAIMS
 from cgs.config import Config
 from cgs.paths import Paths
 from cgs.plan import controls_of
 from cgs.report import figures, forests
 from cgs.report.inputs import leading
-from cgs.report.main_tables import main_rows
+from cgs.report.main_tables import main_rows, scorecard
 from cgs.report.overlays import overlays_section
 from cgs.report.tables import optional_audit, read_provenance
 from cgs.report.words import difference, difference_interval, p_value, shown
@@ -31,6 +32,8 @@ def dataset_section(
         "name": name,
         "source": source,
         "ratios": ratios,
+        "claim": CLAIMS.get(entry.kind, ""),
+        "scorecard": scorecard(config, tables["main"], name, titles),
         "tables": [
             {
                 "ratio": ratio,
@@ -80,7 +83,8 @@ def comparisons_section(
             {
                 "ratio": ratio,
                 "base": titles[base],
-                "patients": int(own["patients"].max()),
+                "patients": int(own["patients"].fillna(0).max()),
+                "ranked_seeds": int(ranks["seeds"].max()) if len(pictures) > 1 else 0,
                 "rows": [difference_row(row, titles) for row in own.to_dict("records")],
                 "figures": [Markup(p) for p in pictures],
             }
@@ -94,6 +98,7 @@ def difference_row(row: Any, titles: dict[str, str]) -> dict[str, str]:
         "title": titles[row["method"]],
         "difference": difference(row["difference"]),
         "interval": difference_interval(row["ci_low"], row["ci_high"]),
+        "seeds": f"{row['common_seeds']:.0f}",
         "p": p_value(row["p_holm"]),
         "verdict": row["verdict"],
     }
@@ -102,7 +107,7 @@ def difference_row(row: Any, titles: dict[str, str]) -> dict[str, str]:
 def targets_section(
     name: str, config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, str]
 ) -> dict[str, Any] | None:
-    """Dice per target: a figure, and a table per ratio with the best marked."""
+    """Dice per target: a figure, and a table per ratio."""
     if tables["targets"].empty:
         return None
     chosen = leading(config, tables["targets"], name)
@@ -114,18 +119,11 @@ def targets_section(
         wide = chosen[chosen["labelled"].isin([ratio, "all"])].pivot_table(
             index="method", columns="target", values="mean", dropna=False
         )
-        contest = wide.drop(index=[m for m in controls if m in wide.index])
         rows = [
             {
                 "title": titles[m],
                 "control": m in controls,
-                "cells": [
-                    {
-                        "value": shown(wide.loc[m, t], "dice"),
-                        "best": m not in controls and wide.loc[m, t] == contest[t].max(),
-                    }
-                    for t in names
-                ],
+                "cells": [shown(wide.loc[m, t], "dice") for t in names],
             }
             for m in sorted((m for m in config.methods if m in wide.index), key=lambda m: m in controls)
         ]

@@ -67,7 +67,7 @@ def write_latex(sections: list[dict[str, Any]], folder: Path, patients: Any) -> 
             name = f"{section['name']}-{table['ratio']}-{table['convention']}"
             caption = (
                 f"{section['name']}, {patients(table['ratio'])}, {table['convention']} convention. Best in bold; "
-                "underlined is what is not distinguishable from it."
+                "underlined is what is not distinguishable from it (paired difference, Holm-corrected)."
             )
             write_text(folder / f"{name}.tex", latex(table, caption, f"tab:{name}"))
 

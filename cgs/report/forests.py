@@ -17,7 +17,7 @@ from cgs.report.words import patients
 def forest(rows: pd.DataFrame, titles: dict[str, str], base: str, ratio: str, name: str) -> str:
     """Paired differences to the reference method with intervals, a row each; `rows` as in differences.csv.
 
-    Filled markers are of methods that differ after correction.
+    Filled markers are of methods that differ after correction, over several seeds.
     """
     sure = [v == "differs" for v in rows["verdict"]]
     label = f"Dice difference to {titles[base]} (points)"
@@ -27,10 +27,10 @@ def forest(rows: pd.DataFrame, titles: dict[str, str], base: str, ratio: str, na
 def ladder(rows: pd.DataFrame, titles: dict[str, str], base: str, title: str, name: str) -> str:
     """Paired differences to `base`, in the order of the experiment; `rows` as in experiments.csv.
 
-    Filled markers are of intervals without 0.
+    Filled markers are of intervals without 0, over several seeds.
     """
     sure = [not low <= 0 <= high for low, high in rows[["ci_low", "ci_high"]].itertuples(index=False)]
-    known = np.isfinite(rows["ci_low"])
+    known = np.isfinite(rows["ci_low"]) & (rows["common_seeds"] > 1)
     sure = [s and k for s, k in zip(sure, known, strict=True)]
     return intervals(rows, sure, titles, f"Dice difference to {base} (points)", title, name)
 
@@ -85,6 +85,4 @@ def rank_blobs(
             f"{titles[m]} {100 * s:.0f} %"
             for m, s in best[["method", "share"]].itertuples(index=False, name=None)
         )
-        return svg(
-            figure, name, f"Ranks over bootstrap samples of patients, {patients(ratio)}. First: {each}."
-        )
+        return svg(figure, name, f"Ranks over bootstrap samples, {patients(ratio)}. First: {each}.")

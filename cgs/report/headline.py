@@ -6,15 +6,16 @@ from typing import Any
 
 import pandas as pd
 
+from cgs.analysis.statistics import ONE_SEED
 from cgs.config import UNTRAINED, Config
 from cgs.dataset_config import PhantomConfig
 from cgs.plan import controls_of
-from cgs.report.inputs import cell_values, leading, seeds_of, shown_datasets
+from cgs.report.inputs import cell_values, leading, most_seeds, seeds_of, shown_datasets
 from cgs.report.provenance import energy
 from cgs.report.quality import counts
 from cgs.report.words import compared, interval_text, patients
 
-FULL_ITERATIONS, FULL_SIZE = 30000, 224
+FULL_ITERATIONS, FULL_SIZE, FULL_BATCH = 30000, 224, 12
 
 
 def budget(config: Config, runs: pd.DataFrame) -> dict[str, Any]:
@@ -25,13 +26,14 @@ def budget(config: Config, runs: pd.DataFrame) -> dict[str, Any]:
     ]  # Nothing was trained for those.
     sizes = sorted({d.size for d in config.datasets.values()})
     small = training.iterations < FULL_ITERATIONS or min(sizes) < FULL_SIZE or config.network.width < 16
+    small |= min(training.labelled_batch, training.unlabelled_batch) < FULL_BATCH
     return {
         "small": small,
         "iterations": training.iterations,
         "sizes": " and ".join(f"{s} × {s}" for s in sizes),
         "batch": f"{training.labelled_batch} labelled + {training.unlabelled_batch} unlabelled",
         "width": config.network.width,
-        "seeds": len(config.seeds),
+        "seeds": seeds_text(len(config.seeds), most_seeds(config, runs)),
         "planned": len(runs),
         "complete": int((runs["status"] == "complete").sum()),
         "counts": counts(runs),
@@ -39,6 +41,12 @@ def budget(config: Config, runs: pd.DataFrame) -> dict[str, Any]:
         "energy": energy(runs),
         "phantom": any(isinstance(d, PhantomConfig) for d in config.datasets.values()),
     }
+
+
+def seeds_text(planned: int, done: int) -> str:
+    """'3 seeds', or '1 of 3 planned seeds' where no cell of the main tables has more."""
+    word = "seed" if planned == 1 else "seeds"
+    return f"{planned} {word}" if done in (0, planned) else f"{done} of {planned} planned {word}"
 
 
 def changed_options(config: Config, titles: dict[str, str]) -> list[str]:
@@ -66,7 +74,8 @@ def headline(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, 
                 sentences.append(f"{where}: {state}.")
                 continue
             best = str(methods.idxmax())
-            text = f"{where}, {titles[best]} is the best method with {methods[best]:.1f} % test Dice"
+            claim = "has the highest test Dice" if len(methods) > 1 else "is the only method with a result"
+            text = f"{where}, {titles[best]} {claim}, {methods[best]:.1f} %"
             text += certainty(config, tables, best, dataset, ratio)
             parts = []
             if "labelled-only" in values:
@@ -75,9 +84,10 @@ def headline(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, 
                 parts.append(compared(methods[best] - values["fully-supervised"], "full supervision"))
             if config.reference in methods and config.reference != best:
                 parts.append(compared(methods[best] - methods[config.reference], titles[config.reference]))
+            equal = tied(config, tables["ties"], dataset, ratio, titles)
             caveat = unsettled(config, tables["main"], best, dataset, ratio, titles)
             decided = decisions(config, tables["differences"], dataset, ratio, titles)
-            sentences.append(f"{text}{', ' if parts else ''}{', '.join(parts)}.{decided}{caveat}")
+            sentences.append(f"{text}{', ' if parts else ''}{', '.join(parts)}.{equal}{decided}{caveat}")
     return sentences
 
 
@@ -87,6 +97,20 @@ def certainty(config: Config, tables: dict[str, pd.DataFrame], best: str, datase
     rows = own[own["labelled"].isin([ratio, "all"]) & (own["method"] == best)].to_dict("records")
     found = interval_text({str(k): v for k, v in rows[0].items()}, "dice") if rows else ""
     return f" (95 % interval over patients {found})" if found else ""
+
+
+def tied(config: Config, ties: pd.DataFrame, dataset: str, ratio: str, titles: dict[str, str]) -> str:
+    """Which methods cannot be told from the best by Dice, in a sentence."""
+    own = ties[
+        (ties["dataset"] == dataset)
+        & (ties["ratio"] == ratio)
+        & (ties["convention"] == config.evaluation.conventions[0])
+        & (ties["selection"] == config.evaluation.selections[0])
+        & (ties["metric"] == "dice")
+        & ties["compared"].astype(bool)
+    ]
+    names = [titles[m] for m in config.methods if m in set(own["method"])]
+    return f" Not distinguishable from it: {', '.join(names)}." if names else ""
 
 
 def decisions(
@@ -105,7 +129,13 @@ def decisions(
     if len(undecided):
         patients = int(own["patients"].max())
         return f" With {patients} test patients no test can tell so many methods from {base}."
-    return f" {int((verdicts == 'differs').sum())} of {len(own)} other methods differ from {base} after correction."
+    differ = int(verdicts.isin(["differs", ONE_SEED]).sum())
+    if own["common_seeds"].max() <= 1:
+        return (
+            f" With one seed, {differ} of {len(own)} other trainings differ from that of {base} after correction; "
+            "whether the methods do is not known."
+        )
+    return f" {differ} of {len(own)} other methods differ from {base} after correction."
 
 
 def unsettled(

@@ -31,9 +31,19 @@ COLUMNS = {
     "curves": (*CELL, "seed", "iteration", "quantity", "value"),
 }
 COMPARISONS = {
-    "differences": (*CELL, "base", "difference", "ci_low", "ci_high", "patients", "p_holm", "verdict"),
-    "ranks": (*CELL, "rank", "share"),
-    "ties": ("dataset", "ratio", "method", "selection", "convention", "metric"),
+    "differences": (
+        *CELL,
+        "base",
+        "difference",
+        "ci_low",
+        "ci_high",
+        "patients",
+        "common_seeds",
+        "p_holm",
+        "verdict",
+    ),
+    "ranks": (*CELL, "rank", "share", "seeds"),
+    "ties": ("dataset", "ratio", "method", "selection", "convention", "metric", "compared"),
 }
 """What the page reads of each table. A table that lacks one of these counts as damaged."""
 
@@ -73,6 +83,12 @@ def cell_values(tables: dict[str, pd.DataFrame], dataset: str, ratio: str, confi
     chosen = leading(config, tables["main"], dataset)
     means = chosen[chosen["labelled"].isin([ratio, "all"])].set_index("method")["mean"]
     return means[np.isfinite(means)]
+
+
+def most_seeds(config: Config, runs: pd.DataFrame) -> int:
+    """The largest number of complete seeds in a cell of the main tables."""
+    done = runs[(runs["status"] == "complete") & runs["method"].isin(config.methods)]
+    return int(done.groupby(list(CELL))["seed"].nunique().max()) if len(done) else 0
 
 
 def seeds_of(config: Config, main: pd.DataFrame, dataset: str, ratio: str) -> dict[str, int]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from cgs.config import Config
 from cgs.plan import controls_of
-from cgs.report.inputs import seeds_of
+from cgs.report.inputs import leading, seeds_of
 from cgs.report.words import LOWER, NAMES, difference, interval_text, shown
 
 Cells = dict[tuple[str, str], dict[str, Any]]
@@ -34,11 +34,11 @@ def main_rows(
     first, *others = config.evaluation.selections
     chosen = every[every["selection"] == first]
     if chosen.empty:
-        return {"metrics": [], "rows": []}
+        return {"metrics": [], "rows": [], "uncompared": False}
     cells: Cells = {(row["method"], row["metric"]): dict(row) for _, row in chosen.iterrows()}
     metrics = metrics_of(chosen, convention)
     best = best_values(cells, metrics, controls)
-    marks = ties_of(tables["ties"], dataset, ratio, convention, first)
+    tied, uncompared = ties_of(tables["ties"], dataset, ratio, convention, first)
     other = every[every["selection"].isin(others) & (every["metric"] == "dice")].set_index("method")["mean"]
     done, planned = seeds_of(config, chosen, dataset, ratio), planned_of(tables["runs"], dataset, ratio)
     rows: list[dict[str, Any]] = [
@@ -47,7 +47,10 @@ def main_rows(
             "name": method,
             "control": method in controls,
             "reference": method == config.reference,
-            "cells": [cell_of(cells, method, m, best, marks, controls) for m in metrics],
+            "cells": [
+                cell_of(cells, method, m, best, tied, controls) | {"uncompared": (method, m) in uncompared}
+                for m in metrics
+            ],
             "done": done.get(method, 0),
             "planned": planned.get(method, 0),
             "other": shown(other.get(method, np.nan), "dice"),
@@ -66,6 +69,7 @@ def main_rows(
         "published_others": published_others(cells, rows, [m for m in metrics if m != "dice"]),
         "reference": any(r["measured"] for r in rows),
         "reference_name": ", ".join(n for n in named if n),
+        "uncompared": bool(uncompared),
         "spreads": any(c["spread"] for r in rows for c in r["cells"]),
         "sources": sources(rows),
         "dashes": any(c["value"] == "–" for r in rows for c in r["cells"]),
@@ -86,27 +90,30 @@ def metrics_of(chosen: pd.DataFrame, convention: str) -> list[str]:
 
 
 def best_values(cells: Cells, metrics: list[str], controls: frozenset[str]) -> dict[str, float]:
-    """The best finite mean of each metric; the controls take no part."""
+    """The best of at least two finite means of each metric; the controls take no part."""
     found = {}
     for metric in metrics:
         means = [r["mean"] for (m, k), r in cells.items() if k == metric and m not in controls]
         known = [v for v in means if np.isfinite(v)]
-        if known:
+        if len(known) > 1:
             found[metric] = min(known) if metric in LOWER else max(known)
     return found
 
 
 def ties_of(
     ties: pd.DataFrame, dataset: str, ratio: str, convention: str, selection: str
-) -> set[tuple[str, str]]:
-    """Methods and metrics that are not distinguishable from the best of one table."""
+) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+    """Methods and metrics that are not distinguishable from the best of one table, and those not compared with it."""
     own = ties[
         (ties["dataset"] == dataset)
         & (ties["ratio"] == ratio)
         & (ties["convention"] == convention)
         & (ties["selection"] == selection)
     ]
-    return set(own[["method", "metric"]].itertuples(index=False, name=None))
+    compared = own["compared"].astype(bool)
+    names = own[["method", "metric"]]
+    tied, others = (set(n.itertuples(index=False, name=None)) for n in (names[compared], names[~compared]))
+    return tied, others
 
 
 def planned_of(runs: pd.DataFrame, dataset: str, ratio: str) -> dict[str, int]:
@@ -152,6 +159,31 @@ def published_of(row: dict[str, Any], metric: str) -> dict[str, str]:
         "difference": difference(float(row["mean"]) - value, metric),
         "source": str(row["published_source"]),
     }
+
+
+NEAR = 0.02
+"""Dice within which a published value counts as reproduced."""
+
+
+def scorecard(
+    config: Config, main: pd.DataFrame, dataset: str, titles: dict[str, str]
+) -> dict[str, Any] | None:
+    """Every published Dice of a dataset against ours, the farthest below first; None where nothing was published."""
+    own = leading(config, main, dataset)
+    off = own["mean"].astype(float) - own["published"].astype(float)
+    own = own.assign(off=off).dropna(subset="off").sort_values("off", kind="stable")
+    rows = [
+        {
+            "title": titles[str(row["method"])],
+            "labelled": row["labelled"],
+            "seeds": int(row["seeds"]),
+            "ours": shown(row["mean"], "dice"),
+            **published_of({str(k): v for k, v in row.items()}, "dice"),
+            "near": abs(row["off"]) <= NEAR,
+        }
+        for row in own.to_dict("records")
+    ]
+    return {"rows": rows, "near": sum(r["near"] for r in rows), "points": 100 * NEAR} if rows else None
 
 
 def published_others(cells: Cells, rows: list[dict[str, Any]], metrics: list[str]) -> dict[str, Any] | None:

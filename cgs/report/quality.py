@@ -10,7 +10,7 @@ import pandas as pd
 from cgs.config import Config
 from cgs.plan import controls_of
 from cgs.report.drawing import CONTROLS
-from cgs.report.inputs import CELL, cell_values, shown_datasets
+from cgs.report.inputs import CELL, cell_values, most_seeds, shown_datasets
 from cgs.report.provenance import digests
 
 SEEDS_APART = 0.10
@@ -48,9 +48,33 @@ def findings(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, 
                 f"{title}: its runs were trained by {len(versions)} versions of the source; see provenance."
             )
             yield finding("warning", text)
-    if len(config.seeds) == 1:
-        text = "There is one seed: no spread is known, and differences of a few points may be chance."
-        yield finding("note", text)
+    yield from versions_apart(config, tables, titles)
+    if most_seeds(config, tables["runs"]) == 1:
+        text = (
+            "No cell of the main tables has more than one seed: how far a seed alone moves a result is not known, and "
+            "no difference between two trainings is one between methods."
+        )
+        yield finding("warning", text)
+
+
+def versions_apart(
+    config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, str]
+) -> Iterator[Finding]:
+    """Experiments whose base was trained by another version of the same method's source than its variants."""
+    versions = digests(tables["runs"], {m: m for m in config.every_method})
+    for name, experiment in config.experiments.items():
+        apart = []
+        for method in experiment.methods:
+            base = config.compared_with(name, method)
+            if not base or config.method_and_options(base)[0] != config.method_and_options(method)[0]:
+                continue
+            own, other = versions.get(method), versions.get(base)
+            if own and other and set(own) != set(other):
+                apart.append(titles[method])
+        if apart:
+            where = experiment.row or name
+            text = f"{where}: trained by another version of the source than its base: {', '.join(apart)}."
+            yield finding("note", text)
 
 
 def finding(severity: str, sentence: str) -> Finding:

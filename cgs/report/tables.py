@@ -21,11 +21,11 @@ NAMES = (
     *("status", "selection", "convention", "metric", "verdict", "diverged", "held", "other_size"),
 )
 TEXT = dict.fromkeys((*SENTENCES, *NAMES, "source_digest"), str)
-FLAGS = ("holds", "other_holds", "balanced_holds")
-COUNTS = ("seed", "seeds", "planned", "rank", "targets", "pixels", "common_seeds", "elsewhere")
+FLAGS = ("holds", "other_holds", "balanced_holds", "compared")
+COUNTS = ("seed", "seeds", "planned", "rank", "targets", "pixels", "elsewhere")
 """Columns that hold whole numbers from 0 on."""
 
-COUNTS_BESIDE = {"patients": {"verdict"}, "iteration": {"quantity", "kind"}}
+COUNTS_BESIDE = {"patients": {"verdict"}, "common_seeds": {"verdict"}, "iteration": {"quantity", "kind"}}
 """Those that do in tables with one of some other columns: elsewhere, `iteration` is a time."""
 
 KEYS = {

@@ -6,6 +6,7 @@ rule prepare:
         at("logs/prepare/{dataset}.txt"),
     benchmark:
         at("benchmarks/prepare/{dataset}.tsv")
+    priority: 10000  # Before any training: data that is damaged is said while somebody is still there.
     conda:
         "../../environment.yml"
     params:

@@ -41,7 +41,7 @@ from cgs.paths import Paths
 from cgs.plan import Cell, cells, members, trainings
 from cgs.presets import paper, presets
 from cgs.report import figures
-from cgs.report.experiments import option_curves, quality_rows, remarks, score_tables
+from cgs.report.experiments import option_curves, quality_rows, quality_view, remarks, score_tables
 from cgs.titles import varied_option
 from cgs.workplan import work_plan
 
@@ -373,6 +373,12 @@ def test_a_target_without_pseudo_labels_breaks_the_line_and_is_counted() -> None
     precision, coverage = figures.quality_curves(part, ["X"], "q")
     assert "X unknown for some target" in precision and "X 90" not in precision
     assert "X 50" in coverage
+    config = small_config(
+        experiments={"l2": {"title": "L2", "view": "pseudo-labels", "methods": ["cgs", "cps"]}}
+    )
+    whole = part.assign(dataset="phantom", labelled="1", method="cgs", kind="it")
+    (shown,) = quality_view(config, "l2", "phantom", whole, {"cgs": "CGS", "cps": "CPS"})
+    assert shown["unrecorded"] == ["CPS"] and shown["rows"][0]["title"] == "CGS, it"
     line = pd.Series([0.7, np.nan, 0.5, 0.6, np.nan], index=[5, 10, 15, 20, 25])
     assert 0 in figures.marked(pd.Series([0.7, np.nan, np.nan])) and set(figures.marked(line)) == set(
         range(5)

@@ -288,6 +288,9 @@ def quality_view(
                 "figures": [Markup(d) for d in drawn],
                 "targets": list(dict.fromkeys(part["target"])),
                 "rows": quality_rows(part),
+                "unrecorded": [
+                    titles[m] for m in config.experiments[name].methods if m not in set(part["method"])
+                ],
             }
         )
     return found

@@ -110,10 +110,17 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--part", type=int, default=60, help="megabytes a part at most (default: 60)")
     for name, run, help_ in (
         ("tables", tables, "Gather the scores of all runs into tables."),
-        ("report", report, "Render the report from the tables."),
+        ("report", report, "Render the report from the tables; with --have, gather them first."),
     ):
         sub = command(name, run, help_)
         sub.add_argument("--only", default="", metavar="TARGET", help="one target of `python -m cgs targets`")
+        sub.add_argument(
+            "--have",
+            nargs="+",
+            default=[],
+            type=Path,
+            help="collected folders: results of cells without a run",
+        )
     sub = command("compare", compare, "Say what differs between two results folders.", config=False)
     sub.add_argument("first", type=Path, help="results/<config>, or a folder of results/reference")
     sub.add_argument("second", type=Path)
@@ -309,12 +316,14 @@ def part_of(options: argparse.Namespace) -> tuple[Config, Paths]:
 def tables(options: argparse.Namespace) -> None:
     from cgs.analysis.tables import write_tables
 
-    write_tables(*part_of(options))
+    write_tables(*part_of(options), options.have)
 
 
 def report(options: argparse.Namespace) -> None:
     from cgs.report.page import render
 
+    if options.have:  # A page shows its tables, and these then come from elsewhere.
+        tables(options)
     print(f"The report is {render(*part_of(options))}")
 
 

@@ -15,13 +15,16 @@ from conftest import small_config
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cgs.analysis.cost import Measured
 from cgs.analysis.experiments import (
     balance_table,
     classes_table,
+    cost_table,
     experiments_table,
     pseudo_labels_table,
     small_targets_table,
 )
+from cgs.analysis.statistics import interval
 from cgs.balance import holds, inside_specialists, proportions, with_specialists
 from cgs.config import parse_config
 from cgs.data.store import list_cases, load_case
@@ -37,6 +40,9 @@ from cgs.networks.transunet import TransUNet
 from cgs.paths import Paths
 from cgs.plan import Cell, cells, members, trainings
 from cgs.presets import paper, presets
+from cgs.report import figures
+from cgs.report.experiments import option_curves, quality_rows, quality_view, remarks, score_tables
+from cgs.titles import varied_option
 from cgs.workplan import work_plan
 
 # --- L3: the balance theorem -----------------------------------------------------------------------------
@@ -214,6 +220,7 @@ def test_differences_are_paired_over_patients_and_common_seeds() -> None:
     runs = pd.DataFrame([{**vars(c), "parameters_inference": 10.0} for c in cells(config)])
     table = experiments_table(config, main, scores, runs)
     assert table["method"].tolist() == ["cgs", "cps"] and table["planned"].tolist() == [2, 2]
+    assert table["common_seeds"].tolist() == [0, 1] and table["seeds"].tolist() == [2, 1]
     second = table.iloc[1]
     assert second["difference"] == pytest.approx((0.7 - 0.8 + 0.5 - 0.4) / 2)
     assert second["patients_better"] == 1 and second["patients"] == 2
@@ -241,27 +248,210 @@ def test_plug_ins_are_compared_with_their_hosts() -> None:
     assert table["difference"].dropna().to_dict() == pytest.approx({"cps-plus": 0.1, "cgs-plus": -0.4})
 
 
-def test_gain_against_size() -> None:
+def test_an_experiment_is_about_its_own_seeds() -> None:
+    config = small_config(
+        methods=["cgs"],
+        seeds=[0, 1, 2],
+        datasets={"phantom": {"kind": "phantom", "labelled": [1]}},
+        experiments={"x": {"title": "X", "methods": ["cgs", "cps"], "seeds": [1]}},
+    )
+    values = {
+        ("cgs", s, p, t): v + 0.1 * s for s in (0, 1, 2) for p in "pq" for t, v in (("a", 0.2), ("b", 0.4))
+    }
+    values |= {("cps", s, p, "a"): 0.1 * s for s in (0, 1) for p in "pq"}
+    values |= {("cps", s, p, "b"): 0.1 * s for s in (0, 1) for p in "pq"}
+    runs = pd.DataFrame([{**vars(c), "parameters_inference": 10.0} for c in cells(config)])
+    table = experiments_table(config, EMPTY_MAIN, made_scores(values), runs).set_index("method")
+    assert table[["seeds", "planned"]].to_numpy().tolist() == [[1, 1], [1, 1]], "not 3 of 1"
+    assert table.loc["cgs", "mean"] == pytest.approx(0.4) and np.isnan(table.loc["cgs", "std"])
+    assert table.loc["cps", "common_seeds"] == 1
+    assert table.loc["cps", "difference"] == pytest.approx(0.1 - 0.4), "over seed 1, not over 0 and 1"
+
+
+EMPTY_MAIN = pd.DataFrame(columns=["dataset", "labelled", "method", "selection", "convention", "metric"])
+
+
+def test_a_larger_input_stands_beside_the_working_size_and_a_reference() -> None:
+    entry = {"kind": "acdc", "labelled": [1]}
+    config = small_config(
+        methods=["cgs"],
+        datasets={
+            "d": {**entry, "size": 64},
+            "big": {**entry, "size": 96, "files_of": "d", "main_table": False},
+        },
+        experiments={"x": {"title": "X", "datasets": ["big"], "methods": ["cgs", "cps"]}},
+    )
+    big = made_scores({("cgs", 0, "p", "a"): 0.5, ("cgs", 0, "q", "a"): 0.6, ("cps", 0, "p", "a"): 0.1})
+    small = made_scores({("cgs", 0, "p", "a"): 0.7, ("cgs", 0, "q", "a"): 0.5, ("cgs", 1, "p", "a"): 0.9})
+    scores = pd.concat([big.assign(dataset="big"), small.assign(dataset="d")])
+    reference = {"reference": 0.42, "reference_seeds": 3, "reference_name": "kept"}
+    main = pd.DataFrame(
+        [{"dataset": "big", "labelled": "1", "method": "cgs", "selection": "best", "convention": "field"}
+         | {"metric": "dice", **reference}]
+    )  # fmt: skip
+    runs = pd.DataFrame([{**vars(c), "parameters_inference": 10.0} for c in cells(config)])
+    table = experiments_table(config, main, scores, runs).set_index("method")
+    own = table.loc["cgs"]
+    assert own["other_size"] == "d" and own["other_size_mean"] == pytest.approx(0.6)
+    assert own["change"] == pytest.approx((0.5 - 0.7 + 0.6 - 0.5) / 2) and own["change_low"] < own["change"]
+    assert own["reference"] == 0.42 and own["reference_name"] == "kept"
+    assert np.isnan(table.loc["cps", "change"]) and np.isnan(table.loc["cps", "reference"])
+    (part,) = score_tables(config, "x", table.reset_index(), {"cgs": "CGS", "cps": "CPS"})
+    assert part["other_size"] == "64 × 64" and part["reference"] == "kept"
+    assert [(r["other_size"], r["change"], r["reference"]) for r in part["rows"]] == [
+        ("60.0", "−5.0", "42.0 (3)"),
+        ("–", "–", ""),
+    ]
+
+
+def class_tables(
+    shares: dict[str, float], gains: dict[str, list[float]]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scores of labelled-only and CGS, and classes.csv, of targets with these shares and gains by patient."""
     config = small_config(methods=["cgs", "labelled-only"])
-    dice = {("labelled-only", "a"): 0.5, ("labelled-only", "b"): 0.2, ("cgs", "a"): 0.6, ("cgs", "b"): 0.5}
-    targets = pd.DataFrame(
-        [
-            {"dataset": "phantom", "labelled": "1", "method": m, "selection": "best", "convention": "field"}
-            | {"metric": "dice", "target": t, "mean": v, "seeds": 1}
-            for (m, t), v in dice.items()
-        ]
+    values = {("labelled-only", 0, str(k), t): 0.2 for t, own in gains.items() for k in range(len(own))}
+    values |= {("cgs", 0, str(k), t): 0.2 + g for t, own in gains.items() for k, g in enumerate(own)}
+    values |= {("cgs", 1, "0", t): 0.0 for t in gains}  # A seed that labelled-only does not have.
+    scores = made_scores(values)
+    targets = scores[scores["seed"] == 0].groupby(["dataset", "labelled", "method", "target"])["value"].mean()
+    targets = (
+        targets.rename("mean")
+        .reset_index()
+        .assign(selection="best", convention="field", metric="dice", seeds=1)
     )
     balance = pd.DataFrame(
-        [{"group": "train", "target": t, "share_of_foreground": s} for t, s in (("a", 0.9), ("b", 0.1))]
+        [{"group": "train", "target": t, "share_of_foreground": s} for t, s in shares.items()]
     )
-    table = classes_table(config, targets, {"phantom": balance}).set_index(["method", "target"])
-    assert table.loc[("cgs", "b"), "gain"] == pytest.approx(0.3)
-    assert table.loc[("cgs", "a"), "gain"] == pytest.approx(0.1)
-    small = small_targets_table(table.reset_index())
-    assert small["method"].tolist() == ["cgs"]
-    assert small["gain_small"].iloc[0] == pytest.approx(0.3) and small["gain_large"].iloc[0] == pytest.approx(
-        0.1
+    return scores, classes_table(config, targets, {"phantom": balance})
+
+
+def test_small_targets_are_contrasted_in_each_patient() -> None:
+    gains = {"a": [0.1, 0.3], "b": [0.5, 0.4], "c": [0.0, 0.1]}
+    scores, classes = class_tables({"a": 0.6, "b": 0.1, "c": 0.3}, gains)
+    assert classes.set_index(["method", "target"]).loc[("cgs", "b"), "gain"] == pytest.approx(0.45)
+    (row,) = small_targets_table(small_config(), scores, classes).to_dict("records")
+    assert row["method"] == "cgs" and row["patients"] == 2 and row["size_ratio"] == pytest.approx(6)
+    assert row["gain_small"] == pytest.approx(0.45) and row["gain_large"] == pytest.approx(0.125)
+    contrasts = np.array([0.5 - 0.05, 0.4 - 0.2])
+    wanted = interval(contrasts)
+    assert [row["contrast"], row["ci_low"], row["ci_high"]] == pytest.approx(
+        [wanted.mean, wanted.low, wanted.high]
     )
+    assert np.isnan(row["rho"]), "three targets say nothing of a correlation"
+
+
+def test_targets_of_like_size_are_not_called_small() -> None:
+    scores, classes = class_tables({"a": 0.34, "b": 0.32, "c": 0.34}, {t: [0.1, 0.2] for t in "abc"})
+    table = small_targets_table(small_config(), scores, classes)
+    assert table["size_ratio"].tolist() == [pytest.approx(0.34 / 0.32)]
+    (near,) = figures.gain_against_size(classes, ["cgs"], {"cgs": "CGS"}, "s")
+    assert "log scale" not in near and "32.0" in near, "of like size they stand side by side"
+    assert table[["gain_small", "gain_large", "contrast", "ci_low", "rho"]].isna().all(axis=None)
+
+
+def test_a_correlation_needs_six_targets() -> None:
+    names = "abcdef"
+    shares = {t: (k + 1) / 21 for k, t in enumerate(names)}
+    scores, classes = class_tables(shares, {t: [-0.02 * k, -0.03 * k] for k, t in enumerate(names)})
+    (row,) = small_targets_table(small_config(), scores, classes).to_dict("records")
+    assert row["rho"] == pytest.approx(-1) and row["targets"] == 6
+    assert "log scale" in figures.gain_against_size(classes, ["cgs"], {"cgs": "CGS"}, "s")[0]
+
+
+def test_a_target_without_pseudo_labels_breaks_the_line_and_is_counted() -> None:
+    rows = [
+        (5, "a", 0.9),
+        (5, "b", 0.5),
+        (10, "a", 0.9),
+        (10, "b", np.nan),
+        (15, "a", 0.9),
+        (15, "b", np.nan),
+    ]
+    part = pd.DataFrame(rows, columns=["iteration", "target", "precision"]).assign(coverage=0.5, line="X")
+    (row,) = quality_rows(part)
+    assert row["cells"] == ["90.0 / 50.0", "– / 50.0"] and row["precise"] == "1 of 2" and not row["whole"]
+    precision, coverage = figures.quality_curves(part, ["X"], "q")
+    assert "X unknown for some target" in precision and "X 90" not in precision
+    assert "X 50" in coverage
+    config = small_config(
+        experiments={"l2": {"title": "L2", "view": "pseudo-labels", "methods": ["cgs", "cps"]}}
+    )
+    whole = part.assign(dataset="phantom", labelled="1", method="cgs", kind="it")
+    (shown,) = quality_view(config, "l2", "phantom", whole, {"cgs": "CGS", "cps": "CPS"})
+    assert shown["unrecorded"] == ["CPS"] and shown["rows"][0]["title"] == "CGS, it"
+    line = pd.Series([0.7, np.nan, 0.5, 0.6, np.nan], index=[5, 10, 15, 20, 25])
+    assert 0 in figures.marked(pd.Series([0.7, np.nan, np.nan])) and set(figures.marked(line)) == set(
+        range(5)
+    )
+    long = pd.Series([0.5] * 20 + [np.nan, 0.5, np.nan])
+    assert 21 in figures.marked(long) and 20 not in figures.marked(long)
+
+
+def test_one_numeric_option_makes_a_curve() -> None:
+    variants = {
+        "cgs": {"extends": "cgs", "lambda_max": 0.1},
+        "low": {"extends": "cgs", "tau": 0.5},
+        "high": {"extends": "cgs", "tau": 0.99},
+        "both": {"extends": "cgs", "tau": 0.7, "ihed": False},
+        "off": {"extends": "cgs", "ihed": False},
+    }
+    lists = {
+        "a4": ["cgs", "low", "high"],
+        "two": ["cgs", "low"],
+        "mixed": ["cgs", "low", "both"],
+        "logical": ["cgs", "off"],
+        "others": ["cgs", "low", "cps"],
+    }
+    config = small_config(
+        variants=variants, experiments={n: {"title": n, "methods": m} for n, m in lists.items()}
+    )
+    assert varied_option(config, "a4") == ("tau", {"cgs": 0.9, "low": 0.5, "high": 0.99})
+    assert [n for n in lists if varied_option(config, n)] == ["a4"]
+    rows = [{"experiment": "a4", "dataset": "phantom", "labelled": "1", "method": m, "mean": v, "std": np.nan}
+            for m, v in (("cgs", 0.6), ("low", 0.4), ("high", 0.5))]  # fmt: skip
+    found = option_curves(config, "a4", pd.DataFrame(rows), {m: m.upper() for m in lists["a4"]})
+    assert found is not None and found["option"] == "tau" and found["base"] == "CGS"
+    assert "tau, phantom, 1 labelled patient: 0.5 40.0, 0.9 60.0, 0.99 50.0." in found["figures"][0]
+    assert option_curves(config, "two", pd.DataFrame(rows), {}) is None
+
+
+def test_times_come_from_the_benchmark_of_the_same_device_and_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Measured(
+        "AMD", "2026-01-02", "2", 1, "float32", 32, 12, 4, {"cgs": 0.5, "labelled-only": 0.1}, {}
+    )
+    monkeypatch.setattr("cgs.analysis.experiments.measurements", lambda: [measured])
+    config = small_config(methods=["cgs", "labelled-only", "cps"])
+    facts = {"status": "complete", "iterations": 10.0, "seconds": 90.0, "energy_joules": np.nan}
+    facts |= {"peak_memory_bytes": 1e6, "parameters_training": 5.0, "parameters_inference": 5.0}
+    runs = pd.DataFrame([{**vars(c), **facts, "device": "AMD"} for c in cells(config)])
+    table = cost_table(config, runs).set_index("method")
+    assert table["benchmark"].dropna().to_dict() == {"cgs": 0.5, "labelled-only": 0.1}
+    assert table.loc["cgs", "benchmark_of"] == "AMD, 32 x 32 pixels, batch 12 + 12, 2026-01-02"
+    assert (table["iteration"] == 9).all() and table["seconds_per_slice"].isna().all()
+    timed = cost_table(config, runs.assign(seconds_per_slice=np.arange(len(runs))))
+    assert timed["seconds_per_slice"].notna().all()
+    for changes in ({"device": "another"}, {"network": 8}):
+        other = small_config(network={"width": changes.get("network", 4)})
+        found = cost_table(other, runs.assign(device=changes.get("device", "AMD")))
+        assert found["benchmark"].isna().all()
+
+
+def test_what_a_reader_must_know_of_the_methods() -> None:
+    variants = {
+        "big": {"extends": "cgs", "network": {"kind": "transunet"}},
+        "given": {"extends": "cgs", "network": {"kind": "transunet", "weights": "some/R50+ViT-B_16.npz"}},
+    }
+    config = small_config(
+        variants=variants,
+        promptable={"sam": {"code": "sam.py:load", "weights": "w"}},
+        experiments={"x": {"title": "X", "methods": ["big", "given", "cgs", "sam"]}, "y": {"title": "Y"}},
+    )
+    titles = {"big": "Big", "given": "Given", "cgs": "CGS", "sam": "SAM"}
+    random, given, prompts = remarks(config, "x", titles)
+    assert random == "The TransUNet started from random weights: Big."
+    assert given == "The TransUNet started from the weights of R50+ViT-B_16.npz: Given."
+    assert prompts.startswith("SAM is not trained. Its prompts (a box") and "reference labels" in prompts
+    assert remarks(config, "y", titles) == []
 
 
 # --- The config ------------------------------------------------------------------------------------------

@@ -233,7 +233,7 @@ def read_runs(made: Paths) -> pd.DataFrame | None:
         scores, unscored = whole_runs(gather_scores(planned, made), planned, made)
         runs = runs_table(planned, unscored, made)
         logs = {cell: list(read_log(cell, made)) for cell in planned}
-        for table in (curves_table(logs), pseudo_labels_table(logs), cost_table(runs, CONFIG.every_method)):
+        for table in (curves_table(logs), pseudo_labels_table(logs), cost_table(CONFIG, runs)):
             table.to_csv(io.StringIO())
         main_table(CONFIG, scores, runs)
         write_json(made.tables / "provenance.json", provenance(CONFIG, planned, made))

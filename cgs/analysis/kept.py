@@ -1,6 +1,14 @@
 """Reference results that are kept under `results/reference/`: reading them, and finding those that a config matches.
 
-A folder holds the tables of a config (`main`, `targets`, `runs`, `scores`, `curves`) and `provenance.json`.
+A folder holds `provenance.json` (the config, devices, versions, times) and these tables of all complete runs:
+
+- `main.csv`, `targets.csv`, `runs.csv`: as in `results/<config>/tables/`; `runs.csv` names the missing runs too;
+- `scores.csv.gz`: every score, rounded to six digits; all means are made from these;
+- `curves.csv.gz`: losses and validation Dice over the iterations;
+- `pseudo-labels.csv.gz`: precision and coverage of pseudo-labels at each validation, where the method has some;
+- `balance.csv`: the audit's label counts of each dataset, in all and at each number of labelled patients.
+
+Folders that were collected earlier may lack the last two.
 """
 
 from __future__ import annotations
@@ -27,6 +35,15 @@ NEEDED = {
 }
 """Columns that are read of each table."""
 
+LONG = ("scores", "curves", "pseudo-labels")
+"""Tables that are kept compressed."""
+
+LATER = {
+    "pseudo-labels": (*KEY, "iteration", "kind", "target", "precision", "coverage"),
+    "balance": ("dataset", "group", "target", "pixels", "share_of_foreground", "slices", "all_slices"),
+}
+"""Tables that folders of an earlier version lack, and their columns."""
+
 INCIDENTAL = ("device", "gpu_slots", "threads", "checkpoint_every", "log_every", "pseudo_label_slices")
 """What changes no number."""
 PLACES = ("path", "url", "sha256", "files_of", "main_table")
@@ -48,7 +65,7 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
         if path.is_file():
             try:
                 table = read_csv(path, dtype=TEXT)
-                lacking = sorted(set(NEEDED.get(name, ())) - set(table))
+                lacking = sorted(set({**NEEDED, **LATER}.get(name, ())) - set(table))
                 if lacking:
                     raise ValueError(f"it lacks the column {lacking[0]}")
                 if name == "scores" and len(table) and (fault := fault_of(table)):
@@ -57,6 +74,13 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
             except (OSError, EOFError, ValueError) as error:
                 raise SuiteError(f"{path} cannot be read ({plain(error)}); fetch it again.") from None
     raise SuiteError(f"{folder} has no {name}.csv; collect a campaign into it.")
+
+
+def held_table(folder: Path, name: str) -> pd.DataFrame:
+    """A table of LATER; an empty one where the folder lacks it. Raises SuiteError where it cannot be read."""
+    if not any((folder / f"{name}{ending}").is_file() for ending in (".csv", ".csv.gz")):
+        return pd.DataFrame(columns=list(LATER[name]))
+    return read_table(folder, name)
 
 
 def protocol(config: Config) -> dict[str, Any]:
@@ -103,11 +127,23 @@ def matching(config: Config, dataset: str, folder: Path = REFERENCE) -> tuple[pd
     return None
 
 
+def parts_of(config: Config, dataset: str) -> dict[str, dict[str, Any]]:
+    """What decides the numbers of a dataset, apart from the methods: its slices, the training, network, evaluation."""
+    values = protocol(config)
+    slices = {k: v for k, v in values["datasets"][dataset].items() if k != "labelled"}
+    return {"data": slices, **{key: values[key] for key in ("training", "network", "evaluation")}}
+
+
 def alike(config: Config, dataset: str, other: Config, name: str) -> bool:
     """Whether two configs measure a dataset in the same way."""
+    return parts_of(config, dataset) == parts_of(other, name)
 
-    def of(values: dict[str, Any], entry: str) -> list[Any]:
-        slices = {k: v for k, v in values["datasets"][entry].items() if k != "labelled"}
-        return [slices, values["training"], values["network"], values["evaluation"]]
 
-    return of(protocol(config), dataset) == of(protocol(other), name)
+def difference_of(config: Config, other: Config, dataset: str) -> str:
+    """In words, the first thing that `other` measures differently: 'its training has iterations 12, not 400'."""
+    here, there = parts_of(config, dataset), parts_of(other, dataset)
+    for part, values in there.items():
+        for key in sorted({*values, *here[part]}):
+            if values.get(key) != here[part].get(key):
+                return plain(f"its {part} has {key} {values.get(key)}, not {here[part].get(key)}")
+    return "nothing differs"

@@ -6,7 +6,7 @@ A failed run is counted beside every cell, never dropped silently; one that is m
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from cgs.analysis.experiments import (
     pseudo_labels_table,
     small_targets_table,
 )
+from cgs.analysis.held import Held, check_cases, read_held, with_held_runs, without_itself
 from cgs.analysis.kept import TEXT, matching
 from cgs.analysis.published import published
 from cgs.analysis.spreadsheet import inert
@@ -30,6 +31,7 @@ from cgs.config import ENSEMBLE, Config
 from cgs.data.audit import label_counts, labelled_balance
 from cgs.data.store import list_cases, load_case, resize_nearest
 from cgs.errors import SuiteError, plain
+from cgs.evaluation.inferencefile import read_seconds_per_slice
 from cgs.evaluation.score import check_prediction, load_predictions
 from cgs.evaluation.scorefile import COLUMNS, read_scores
 from cgs.files import atomic_path, read_json, write_json
@@ -55,48 +57,88 @@ MAIN = [
 ]
 
 
-def write_tables(config: Config, paths: Paths) -> None:
-    """Write results/<config>/tables/: main, targets, scores, runs, curves, audits, overlays, provenance."""
+def write_tables(config: Config, paths: Paths, have: Sequence[Path] = ()) -> None:
+    """Write results/<config>/tables/: main, targets, scores, runs, curves, audits, overlays, provenance.
+
+    Cells without a run here take their rows from `have`, folders that were collected elsewhere.
+    """
     planned = cells(config)
-    scores, unscored = whole_runs(gather_scores(planned, paths), planned, paths)
-    runs = runs_table(planned, unscored, paths)
-    main, targets = main_table(config, scores, runs), targets_table(scores, runs)
-    balances = write_audits(config, paths)
-    logs = {cell: list(read_log(cell, paths)) for cell in planned}
-    classes = classes_table(config, targets, balances)
-    controls = controls_of(config)
-    tables = {
-        "runs": runs,
-        "scores": scores,
-        "main": main,
-        "targets": targets,
-        "curves": curves_table(logs),
-        "experiments": experiments_table(config, main, scores, runs),
-        "classes": classes,
-        "small-targets": small_targets_table(classes),
-        "pseudo-labels": pseudo_labels_table(logs),
-        "balance": balance_table(balances),
-        "cost": cost_table(runs, config.every_method),
-        "differences": differences_table(config, scores),
-        "ranks": ranks_table(config, scores, runs, controls),
-        "ties": tied_with_best(config, main, scores, controls),
-    }
+    held = read_held(config, [c for c in planned if not facts_of(c, paths)], have)
+    balances = write_audits(config, paths, held)
+    tables = all_tables(config, paths, planned, held, balances)
     for name, table in tables.items():
         with atomic_path(paths.tables / f"{name}.csv") as temporary:
             inert(table).to_csv(temporary, index=False)
     with atomic_path(paths.tables / "overlays.npz") as temporary:
-        np.savez_compressed(temporary, allow_pickle=False, **overlays(config, paths, scores))
+        np.savez_compressed(temporary, allow_pickle=False, **overlays(config, paths, tables["scores"]))
     rows = {name: len(table) for name, table in tables.items()}
-    write_json(paths.tables / "provenance.json", {**provenance(config, planned, paths), "rows": rows})
+    facts = with_held_facts(provenance(config, planned, paths), trained_runs(config, tables["runs"]), held)
+    write_json(paths.tables / "provenance.json", {**facts, "rows": rows})
+    if (
+        held.given and not paths.resolved_config.is_file()
+    ):  # The page says how to make it again from this file.
+        write_json(paths.resolved_config, config.model_dump(mode="json"))
 
 
-def write_audits(config: Config, paths: Paths) -> dict[str, pd.DataFrame]:
-    """Copy the audits, with counts and balance of the labelled slices; returns the balances by dataset."""
+def all_tables(
+    config: Config, paths: Paths, planned: list[Cell], held: Held, balances: dict[str, pd.DataFrame]
+) -> dict[str, pd.DataFrame]:
+    """Every table by its name."""
+    own = gather_scores(planned, paths)
+    check_cases(own, held)
+    scores, unscored = whole_runs(below(own, held.tables["scores"]), planned, paths)
+    runs = with_held_runs(runs_table(planned, held.refused | unscored, paths), held)
+    main = without_itself(main_table(config, scores, runs), held)
+    targets = targets_table(scores, runs)
+    logs = {cell: list(read_log(cell, paths)) for cell in planned if cell not in held.cells}
+    classes = classes_table(config, targets, balances)
+    controls = controls_of(config)
+    return {
+        "runs": runs,
+        "scores": scores,
+        "main": main,
+        "targets": targets,
+        "curves": below(curves_table(logs), held.tables["curves"]),
+        "experiments": experiments_table(config, main, scores, runs),
+        "classes": classes,
+        "small-targets": small_targets_table(config, scores, classes),
+        "pseudo-labels": below(pseudo_labels_table(logs), held.tables["pseudo-labels"]),
+        "balance": balance_table(balances),
+        "cost": cost_table(config, runs),
+        "differences": differences_table(config, scores),
+        "ranks": ranks_table(config, scores, runs, controls),
+        "ties": tied_with_best(config, main, scores, controls),
+    }
+
+
+def below(own: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the runs here, then those that are held."""
+    return pd.concat([own, held], ignore_index=True) if len(own) and len(held) else held if len(held) else own
+
+
+NOT_KEPT = "Only the label counts of this dataset were kept; it was not checked for leaks or duplicates here."
+
+
+def write_audits(config: Config, paths: Paths, held: Held) -> dict[str, pd.DataFrame]:
+    """Copy the audits, with counts and balance of the labelled slices; returns the balances by dataset.
+
+    Of a dataset that is not prepared here, what `held` has of it.
+    """
     balances = {}
+    kept = held.tables["balance"]
     for dataset, entry in config.datasets.items():
-        values = read_audit(paths.data(dataset) / "audit.json")
-        values["balance"] += labelled_balance(paths.data(dataset), list(entry.labelled))
-        values["labels"] = label_counts(paths.data(dataset), list(entry.labelled))
+        data = paths.data(dataset)
+        if held.given and not (data / "audit.json").is_file():
+            own = kept[kept["dataset"] == dataset].drop(columns="dataset")
+            if len(own):
+                note = {"severity": "note", "sentence": NOT_KEPT}
+                values: dict[str, Any] = {"balance": own.to_dict("records"), "findings": [note]}
+            else:
+                continue
+        else:
+            values = read_audit(data / "audit.json")
+            values["balance"] += labelled_balance(data, list(entry.labelled))
+            values["labels"] = label_counts(data, list(entry.labelled))
         write_json(paths.tables / f"audit-{dataset}.json", values)
         balances[dataset] = pd.DataFrame(values["balance"])
     return balances
@@ -132,6 +174,7 @@ def runs_table(planned: list[Cell], unscored: dict[Cell, str], paths: Paths) -> 
                 "seed": cell.seed,
                 "status": "missing" if cell in unscored else facts.get("status", "missing"),
                 "sentence": unscored.get(cell) or read_failure(folder_of(cell, paths)) or cut,
+                "seconds_per_slice": read_seconds_per_slice(folder_of(cell, paths)),
                 "last_validation_dice": facts.get("last_validation_dice", validations[-1]),
                 **{
                     key: facts.get(key, np.nan)
@@ -336,6 +379,8 @@ def overlays(config: Config, paths: Paths, scores: pd.DataFrame) -> dict[str, np
     shown = [cell for cell in cells(config) if cell.method in config.methods]
     for dataset in config.main_datasets if config.methods else ():
         entry, data = config.datasets[dataset], paths.data(dataset)
+        if not (data / "cases.csv").is_file():  # Only its results are here.
+            continue
         for name, role in shown_cases(config, dataset, list_cases(data, "test"), scores).items():
             case = load_case(data, name)
             z = int((case.label > 0).sum((1, 2)).argmax())
@@ -357,6 +402,12 @@ def overlays(config: Config, paths: Paths, scores: pd.DataFrame) -> dict[str, np
     return result
 
 
+def sources(config: Config, paths: Paths) -> dict[str, Any]:
+    """source.json of the datasets that are prepared."""
+    files = {name: paths.data(name) / "source.json" for name in config.datasets}
+    return {name: read_json(file) for name, file in files.items() if file.is_file()}
+
+
 def provenance(config: Config, planned: list[Cell], paths: Paths) -> dict[str, Any]:
     """What the numbers rest on: config, data, versions, devices, time."""
     facts = [f for f in (facts_of(cell, paths) for cell in planned) if f]
@@ -370,7 +421,7 @@ def provenance(config: Config, planned: list[Cell], paths: Paths) -> dict[str, A
     versions = sorted({json.dumps(f["versions"], sort_keys=True) for f in facts if "versions" in f})
     return {
         "config": config.model_dump(mode="json"),
-        "datasets": {name: read_json(paths.data(name) / "source.json") for name in config.datasets},
+        "datasets": sources(config, paths),
         "devices": distinct("device"),
         "machines": distinct("machine"),
         "threads": distinct("threads"),
@@ -378,4 +429,33 @@ def provenance(config: Config, planned: list[Cell], paths: Paths) -> dict[str, A
         "started": min(distinct("started"), default=None),
         "finished": max(distinct("finished"), default=None),
         "training_seconds": round(sum(f.get("seconds") or 0 for f in trained), 1),
+    }
+
+
+def trained_runs(config: Config, runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that are trainings: the seconds of an ensemble are those of its members."""
+    return runs[~runs["method"].isin({*config.ensembles, *config.promptable})]
+
+
+def with_held_facts(facts: dict[str, Any], runs: pd.DataFrame, held: Held) -> dict[str, Any]:
+    """Provenance with that of the folders that rows were taken from; `held` lists those."""
+    used = [own for own in held.facts if own["cells"]]
+    if not held.given:
+        return facts
+    united = {
+        key: [*facts[key], *(v for own in used for v in own[key] or [] if v not in facts[key])]
+        for key in ("devices", "machines", "threads", "versions")
+    }
+    united = {key: [v for k, v in enumerate(values) if v not in values[:k]] for key, values in united.items()}
+    seconds = runs.loc[runs["held"] != "", "seconds"].sum()
+    return {
+        **facts,
+        **united,
+        "datasets": {**held.sources, **facts["datasets"]},
+        "started": min((t for own in (facts, *used) if (t := own["started"])), default=None),
+        "finished": max((t for own in (facts, *used) if (t := own["finished"])), default=None),
+        "training_seconds": round(facts["training_seconds"] + float(seconds), 1),
+        "held": [
+            {key: own[key] for key in ("name", "cells", "started", "finished", "sha256")} for own in used
+        ],
     }

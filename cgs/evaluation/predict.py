@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from cgs.data.store import list_cases, load_case, load_slices
-from cgs.engine.device import lease, prepare_torch
+from cgs.engine.device import describe, lease, prepare_torch
 from cgs.engine.method import Method, build, method_of
 from cgs.engine.run import WEIGHTS
 from cgs.engine.validate import predict_volume
 from cgs.errors import SuiteError
-from cgs.files import atomic_path
+from cgs.evaluation.inferencefile import INFERENCE
+from cgs.files import atomic_path, write_json
 from cgs.runfiles import read_facts
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ def load_weights(method: Method, path: Path) -> None:
 
 
 def predict(config: Config, cell: Cell, paths: Paths) -> None:
-    """Write `predictions.npz`: `<selection>/<case>` to uint8 (D, H, W) at the native size.
+    """Write `predictions.npz`: `<selection>/<case>` to uint8 (D, H, W) at the native size; `inference.json`: its time.
 
     A run that failed has no weights: its file is written without entries, so that the next steps go on.
     """
@@ -55,21 +57,28 @@ def predict(config: Config, cell: Cell, paths: Paths) -> None:
     if read_facts(folder)["status"] == "complete":
         with lease(config.training) as device:
             prepare_torch(config.training)
-            predictions = predict_cases(config, cell, paths, device)
+            predictions, seconds = predict_cases(config, cell, paths, device)
+            facts = {"seconds_per_slice": float(np.median(seconds)), "device": describe(device)}
+        # Not in provenance.json, which is what this step is made from.
+        write_json(folder / INFERENCE, facts)
     with atomic_path(folder / "predictions.npz") as temporary:
         np.savez_compressed(temporary, allow_pickle=False, **predictions)
 
 
-def predict_cases(config: Config, cell: Cell, paths: Paths, device: torch.device) -> dict[str, np.ndarray]:
-    """Label volumes of every test case for every checkpoint that is evaluated."""
+def predict_cases(
+    config: Config, cell: Cell, paths: Paths, device: torch.device
+) -> tuple[dict[str, np.ndarray], list[float]]:
+    """Label volumes of every test case for every checkpoint that is evaluated; the seconds a slice of each volume."""
     data, folder = paths.data(cell.dataset), paths.run(cell.dataset, cell.labelled, cell.method, cell.seed)
     slices = load_slices(data)
     method = method_of(config, cell.method, slices.classes, slices.size)
     build(method, lambda axis: None, device)
     cases = {name: load_case(data, name) for name in list_cases(data, "test")}
-    predictions = {}
+    predictions, seconds = {}, []
     for selection in config.evaluation.selections:
         load_weights(method, folder / WEIGHTS[selection])
         for name, case in cases.items():
+            start = time.perf_counter()
             predictions[f"{selection}/{name}"] = predict_volume(method, case.image, device)
-    return predictions
+            seconds.append((time.perf_counter() - start) / len(case.image))
+    return predictions, seconds

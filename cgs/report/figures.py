@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from cgs.analysis.experiments import APART, strict_mean
 from cgs.report.drawing import (
     CONTROLS,
     MARKERS,
     MUTED,
     PALETTE,
+    PAPER,
     STYLE,
     WIDTH,
     mark,
@@ -155,19 +157,34 @@ def gain_against_size(
             continue
         with mpl.rc_context(STYLE):
             figure, ax = plt.subplots(figsize=(WIDTH, 2.9))
-            for method in (m for m in methods if m in set(panel["method"])):
-                own = panel[panel["method"] == method]
-                ax.plot(100 * own["size"], 100 * own["gain"], ls="none", ms=6.5, **style_of(method, methods))
             sizes = panel.drop_duplicates("target").sort_values("size")
-            name_targets(ax, sizes)
-            ax.axhline(0, color=MUTED, lw=1)
-            ax.set(xlabel="share of the foreground (%), log scale", ylabel="gain over labelled-only (points)")
-            ax.set_title(patients(ratio), pad=18 if len(sizes) <= MANY else 62)
+            near = draw_gains(ax, panel, sizes, methods)
+            ax.set_title(patients(ratio), pad=6 if near else 18 if len(sizes) <= MANY else 62)
             means = panel.groupby("target", sort=False)["gain"].mean()
             each = ", ".join(f"{t} {100 * means[t]:+.1f}" for t in sizes["target"])
             alt = f"Gain over labelled-only against target size, {patients(ratio)}. Mean over methods: {each} points."
             panels.append(svg(figure, f"{name}-{place}", alt))
     return panels
+
+
+def draw_gains(ax: Axes, panel: pd.DataFrame, sizes: pd.DataFrame, methods: Sequence[str]) -> bool:
+    """The markers of one panel; True where sizes are so near that the targets stand side by side, smallest first."""
+    near = bool(sizes["size"].max() < APART * sizes["size"].min())
+    places = dict(zip(sizes["target"], range(len(sizes)) if near else 100 * sizes["size"], strict=True))
+    for method in (m for m in methods if m in set(panel["method"])):
+        own = panel[panel["method"] == method]
+        look = {"ls": "none", "ms": 6.5, **style_of(method, methods)}
+        ax.plot(own["target"].map(places), 100 * own["gain"], **look)
+    ax.axhline(0, color=MUTED, lw=1)
+    ax.set(ylabel="gain over labelled-only (points)")
+    if near:
+        names = [f"{r['target']}\n{100 * r['size']:.1f}" for r in sizes.to_dict("records")]
+        ax.set_xticks(range(len(names)), names)
+        ax.set(xlabel="share of the foreground (%)", xlim=(-0.5, len(names) - 0.5))
+    else:
+        name_targets(ax, sizes)
+        ax.set(xlabel="share of the foreground (%), log scale")
+    return near
 
 
 def line_style(line: str, lines: Sequence[str]) -> dict[str, Any]:
@@ -184,28 +201,50 @@ def line_mark(line: str, lines: Sequence[str]) -> str:
 def quality_curves(table: pd.DataFrame, lines: Sequence[str], name: str) -> list[str]:
     """Precision, then coverage over iterations, a line for each kind of pseudo-label of each method.
 
-    `table` has line (a label, one of `lines`), iteration, target, precision, coverage; the mean over the targets.
+    `table` has line (a label, one of `lines`), iteration, target, precision, coverage; the mean over targets and
+    seeds. Where one of them has no value, there is no mean: the line has a gap.
     """
-    ends = table[table["iteration"] == table["iteration"].max()].groupby("line")
     span = table["iteration"].min(), table["iteration"].max()
     drawn = []
     for quantity in ("precision", "coverage"):
         with mpl.rc_context(STYLE):
             figure, ax = plt.subplots(figsize=(WIDTH, 2.9))
+            ends, known = [], 0
             for line in lines:
-                own = 100 * table[table["line"] == line].groupby("iteration")[quantity].mean()
-                ax.plot(
-                    own.index, own, lw=1.5, ms=4, markevery=max(1, len(own) // 6), **line_style(line, lines)
-                )
-            if not np.isfinite(table[quantity]).any():
-                ax.text(0.5, 0.5, "no pixel got such a label", transform=ax.transAxes, ha="center")
+                own = 100 * strict_mean(table[table["line"] == line].groupby("iteration")[quantity])
+                ax.plot(own.index, own, lw=1.5, ms=4, markevery=marked(own), **line_style(line, lines))
+                known += int(np.isfinite(own).sum())
+                last = own.iloc[-1] if len(own) else np.nan
+                ends.append(f"{line} {last:.0f}" if np.isfinite(last) else f"{line} unknown for some target")
+            if not known:
+                ax.text(0.5, 0.5, "unknown for some target throughout", transform=ax.transAxes, ha="center")
             ax.set(xlabel="iteration", ylabel=f"{quantity} (%)", ylim=(0, 104), title=quantity)
             ax.set_xlim(span[0] - 0.03 * (span[1] - span[0] or 1), span[1] + 0.03 * (span[1] - span[0] or 1))
-            last = 100 * ends[quantity].mean().reindex(lines).dropna()
-            each = ", ".join(f"{line} {value:.0f}" for line, value in last.items())
-            alt = f"Pseudo-labels over training: {quantity}, mean over targets. At the end, in per cent: {each}."
-            drawn.append(svg(figure, f"{name}-{quantity}", alt))
+            alt = f"Pseudo-labels over training: {quantity}, mean over targets. At the end, in per cent: "
+            drawn.append(svg(figure, f"{name}-{quantity}", alt + ", ".join(ends) + "."))
     return drawn
+
+
+def marked(line: pd.Series) -> list[int]:
+    """The places of a line's markers: every few, and each value between two gaps, which no line would show."""
+    known = np.concatenate([[False], np.isfinite(line.to_numpy()), [False]])
+    alone = np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:])
+    return sorted({*range(0, len(line), max(1, len(line) // 6)), *alone.tolist()})
+
+
+def option_curve(rows: pd.DataFrame, option: str, title: str, name: str) -> str:
+    """Test Dice over a numeric option; `rows` has value, mean, std and base (the value that a method has itself)."""
+    with mpl.rc_context(STYLE):
+        figure, ax = plt.subplots(figsize=(WIDTH, 2.9))
+        x, y = rows["value"].to_numpy(), 100 * rows["mean"].to_numpy()
+        spread = 100 * rows["std"].fillna(0.0).to_numpy()
+        ax.errorbar(x, y, yerr=spread, fmt="-o", color=PALETTE[0], mfc=PAPER, ms=6, lw=1.5, capsize=3)
+        own = rows["base"].to_numpy(dtype=bool)
+        ax.plot(x[own], y[own], "o", color=PALETTE[0], ms=9, zorder=4)
+        ax.margins(y=0.15)
+        ax.set(xlabel=option, ylabel="test Dice (%)", title=title)
+        each = ", ".join(f"{v:g} {m:.1f}" for v, m in zip(x, y, strict=True))
+        return svg(figure, name, f"Test Dice in per cent over {option}, {title}: {each}.")
 
 
 def label_efficiency(
@@ -241,7 +280,7 @@ def label_efficiency(
 def cost_accuracy(
     rows: pd.DataFrame, methods: Sequence[str], titles: dict[str, str], ratio: str, name: str
 ) -> str:
-    """Test Dice against milliseconds an iteration; `rows` has method, milliseconds, mean."""
+    """Test Dice against measured milliseconds an iteration; `rows` has method, milliseconds, mean."""
     with mpl.rc_context(STYLE):
         figure, ax = plt.subplots(figsize=(WIDTH, 2.9))
         for method, time, mean in rows[["method", "milliseconds", "mean"]].itertuples(index=False, name=None):

@@ -18,7 +18,13 @@ from cgs.report.datasets import dataset_section
 from cgs.report.drawing import legend_mark
 from cgs.report.headline import budget, changed_options, headline
 from cgs.report.inputs import COLUMNS, COMPARISONS, most_seeds, shown_datasets, unknown_runs
-from cgs.report.provenance import FIGURES, NO_PROVENANCE, methods_by_digest
+from cgs.report.provenance import (
+    FIGURES,
+    NO_PROVENANCE,
+    measured_elsewhere,
+    methods_by_digest,
+    notes_of_held,
+)
 from cgs.report.quality import quality
 from cgs.report.tables import read_provenance, read_table
 from cgs.report.words import patients
@@ -56,7 +62,8 @@ def render(config: Config, paths: Paths) -> Path:
         "most_seeds": most_seeds(config, tables["runs"]),
         "datasets": [dataset_section(name, config, tables, paths, titles) for name in shown_datasets(config)],
         "experiments": experiments.sections(config, tables, titles),
-        "quality": quality(config, tables, titles),
+        "quality": [*quality(config, tables, titles), *notes_of_held(provenance, tables["runs"])],
+        "elsewhere": measured_elsewhere(tables["runs"]),
         "provenance": NO_PROVENANCE | provenance,
         "config_json": json.dumps(config.model_dump(mode="json"), indent=1),
         "missing": missing,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from cgs.plan import ALL
 
 NO_PROVENANCE: dict[str, Any] = {
     "datasets": {},
@@ -15,6 +18,7 @@ NO_PROVENANCE: dict[str, Any] = {
     "versions": [],
     "started": None,
     "finished": None,
+    "held": [],
 }
 FIGURES = (
     ("forest-", "differences.csv", "paired differences to the reference method"),
@@ -23,6 +27,7 @@ FIGURES = (
     ("efficiency-", "main.csv", "label efficiency"),
     ("curves-", "curves.csv", "learning curves"),
     ("ladder-", "experiments.csv", "ablations"),
+    ("option-", "experiments.csv", "Dice over an option"),
     ("size-", "classes.csv", "gain against target size"),
     ("quality-", "pseudo-labels.csv", "quality of pseudo-labels"),
     ("cost-", "cost.csv and experiments.csv", "cost against accuracy"),
@@ -57,3 +62,27 @@ def energy(runs: pd.DataFrame) -> str:
     return (
         f"{known.sum() / 3.6e6:.2f} kWh of the GPU alone, recorded in {len(known)} of {len(runs)} trainings"
     )
+
+
+def measured_elsewhere(runs: pd.DataFrame) -> Callable[[str, str, str], int]:
+    """A function of dataset, labelled patients and method: how many of its results were measured elsewhere."""
+    held = runs["held"].fillna("") if "held" in runs else pd.Series("", index=runs.index)
+    counts = runs[held != ""].groupby(["dataset", "labelled", "method"]).size().to_dict()
+
+    def elsewhere(dataset: str, ratio: str, method: str) -> int:
+        return sum(int(counts.get((dataset, labelled, method), 0)) for labelled in {ratio, ALL})
+
+    return elsewhere
+
+
+def notes_of_held(provenance: dict[str, Any], runs: pd.DataFrame) -> list[dict[str, str]]:
+    """What quality control says of results that were measured elsewhere."""
+    return [
+        {
+            "severity": "note",
+            "sentence": f"{own['cells']} of {len(runs)} results were measured elsewhere, from {own['started']} to "
+            f"{own['finished']}, and come from the collected folder {own['name']} (its scores have the SHA-256 "
+            f"{own['sha256']}…). Their predictions are not here.",
+        }
+        for own in provenance.get("held", [])
+    ]

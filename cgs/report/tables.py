@@ -15,14 +15,14 @@ from cgs.files import read_csv, read_json
 from cgs.plan import ALL, FULLY_LABELLED, NONE
 from cgs.runfiles import is_audit, is_count
 
-SENTENCES = ("sentence", "published_source", "reference_name", "device")
+SENTENCES = ("sentence", "published_source", "reference_name", "device", "benchmark_of")
 NAMES = (
     *("dataset", "labelled", "ratio", "method", "base", "experiment", "target", "group", "kind", "quantity"),
-    *("status", "selection", "convention", "metric", "verdict", "diverged"),
+    *("status", "selection", "convention", "metric", "verdict", "diverged", "held", "other_size"),
 )
 TEXT = dict.fromkeys((*SENTENCES, *NAMES, "source_digest"), str)
 FLAGS = ("holds", "other_holds", "balanced_holds", "compared")
-COUNTS = ("seed", "seeds", "planned", "rank", "targets", "pixels")
+COUNTS = ("seed", "seeds", "planned", "rank", "targets", "pixels", "elsewhere")
 """Columns that hold whole numbers from 0 on."""
 
 COUNTS_BESIDE = {"patients": {"verdict"}, "common_seeds": {"verdict"}, "iteration": {"quantity", "kind"}}
@@ -154,9 +154,29 @@ def read_provenance(path: Path) -> dict[str, Any]:
         found["versions"] = [v for v in values["versions"] if isinstance(v, dict)]
     if isinstance(values.get("datasets"), dict):
         found["datasets"] = {k: v for k, v in values["datasets"].items() if is_source(v)}
+    if isinstance(values.get("held"), list):
+        found["held"] = [plain_folder(v) for v in values["held"] if is_folder(v)]
     if isinstance(values.get("rows"), dict):
         found["rows"] = values["rows"]
     return found
+
+
+def is_folder(value: Any) -> bool:
+    """Whether a value describes a folder of results from elsewhere as the page shows it."""
+    return (
+        isinstance(value, dict)
+        and all(isinstance(value.get(key), str) for key in ("name", "sha256"))
+        and all(value.get(key) is None or isinstance(value[key], str) for key in ("started", "finished"))
+        and is_count(value.get("cells"))
+    )
+
+
+def plain_folder(value: dict[str, Any]) -> dict[str, Any]:
+    """The same with names and times in one line, times as days."""
+    days = {key: plain(value[key] or "unknown")[:10] for key in ("started", "finished")}
+    return {"name": plain(value["name"])[:LONGEST], "cells": int(value["cells"]), **days} | {
+        "sha256": plain(value["sha256"])[:12]
+    }
 
 
 def is_source(value: Any) -> bool:

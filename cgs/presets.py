@@ -157,10 +157,10 @@ def experiments(
         },
         "cost": {
             "view": "cost",
-            "title": "Parameters, time and memory in training",
+            "title": "Parameters, memory and time in training and inference",
             "row": "A7",
-            "claim": "0.12 % more parameters and less than 5 % more memory in training than without specialists, nothing "
-            "at inference",
+            "claim": "0.12 % more parameters and less than 5 % more memory in training than without specialists, "
+            "nothing at inference",
             "datasets": acdc,
             "methods": ["cgs", "cgs-no-specialists", *BASELINES, "labelled-only"],
         },

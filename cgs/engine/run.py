@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import platform
+import re
 import sys
 import zipfile
 from datetime import UTC, datetime
@@ -167,5 +168,12 @@ def record_failure(folder: Path, sentence: str, traceback: str | None, provenanc
 
 
 def machine() -> str:
-    """Operating system and processor count, without the host's name."""
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    """Operating system, processors and their kind, without the host's name.
+
+    Kernels are chosen by the kind of processor: another one rounds otherwise, and a training drifts apart.
+    """
+    kind = [torch.backends.cpu.get_cpu_capability()]
+    if (facts := Path("/proc/cpuinfo")).is_file():
+        found = dict(re.findall(r"^(cpu family|model)\s*: (\w+)$", facts.read_text(), re.M))
+        kind += [f"{name.removeprefix('cpu ')} {value}" for name, value in found.items()]
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores ({', '.join(kind)})"

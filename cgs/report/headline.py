@@ -92,11 +92,11 @@ def headline(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, 
 
 
 def certainty(config: Config, tables: dict[str, pd.DataFrame], best: str, dataset: str, ratio: str) -> str:
-    """' (95 % interval over patients 86.0 to 90.2)', or nothing where it is not known."""
+    """' (95 % interval 86.0 to 90.2)', or nothing where it is not known."""
     own = leading(config, tables["main"], dataset)
     rows = own[own["labelled"].isin([ratio, "all"]) & (own["method"] == best)].to_dict("records")
     found = interval_text({str(k): v for k, v in rows[0].items()}, "dice") if rows else ""
-    return f" (95 % interval over patients {found})" if found else ""
+    return f" (95 % interval {found})" if found else ""
 
 
 def tied(config: Config, ties: pd.DataFrame, dataset: str, ratio: str, titles: dict[str, str]) -> str:

@@ -130,7 +130,7 @@ def cell_of(
     marks: set[tuple[str, str]],
     controls: frozenset[str],
 ) -> dict[str, Any]:
-    """A value with its deviation over seeds, its interval over patients, and whether it is or equals the best."""
+    """A value with its deviation over seeds, its interval, and whether it is or equals the best."""
     row = cells.get((method, metric), {})
     value, deviation = (float(row.get(key, np.nan)) for key in ("mean", "std"))
     leads = method not in controls and np.isfinite(value) and value == best.get(metric)

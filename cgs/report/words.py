@@ -64,7 +64,7 @@ def patients(labelled: str) -> str:
 
 
 def interval_text(row: Mapping[str, Any], metric: str) -> str:
-    """The interval over patients of a row of main.csv, as '86.0 to 90.2', or nothing."""
+    """The interval of a row of main.csv, as '86.0 to 90.2', or nothing."""
     low, high = float(row.get("ci_low", np.nan)), float(row.get("ci_high", np.nan))
     if not np.isfinite(low):
         return ""

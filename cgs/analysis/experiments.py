@@ -52,7 +52,7 @@ def experiments_table(
     the paired `change` from there to here.
     """
     chosen = leading(config, scores)
-    numbers = Numbers(seed_means(chosen), patient_means(chosen), runs, leading(config, main))
+    numbers = Numbers(means_by(chosen, [*CELL, "seed"]), patient_means(chosen), runs, leading(config, main))
     rows = []
     for name, experiment in config.experiments.items():
         for dataset in config.datasets_of(name):
@@ -148,14 +148,11 @@ def ratio_of(config: Config, method: str, labelled: str) -> str:
 
 def patient_means(scores: pd.DataFrame) -> pd.Series:
     """Mean score over cases, then targets, by dataset, labelled, method, seed and patient; NaN over a NaN."""
-    keys = [*CELL, "seed", "patient"]
-    per_target = strict_mean(scores.groupby([*keys, "target"], sort=False)["value"])
-    return strict_mean(per_target.groupby(keys, sort=False)).sort_index()
+    return means_by(scores, [*CELL, "seed", "patient"])
 
 
-def seed_means(scores: pd.DataFrame) -> pd.Series:
-    """Mean score over cases, then targets, by dataset, labelled, method and seed; NaN over a NaN."""
-    keys = [*CELL, "seed"]
+def means_by(scores: pd.DataFrame, keys: list[str]) -> pd.Series:
+    """Mean score over cases, then targets, by `keys`; NaN over a NaN."""
     per_target = strict_mean(scores.groupby([*keys, "target"], sort=False)["value"])
     return strict_mean(per_target.groupby(keys, sort=False)).sort_index()
 

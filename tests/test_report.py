@@ -17,7 +17,7 @@ import pytest
 from conftest import Silent, small_config
 
 from cgs.analysis.published import ACDC, published
-from cgs.analysis.tables import main_table, over_seeds, seed_means, targets_table, write_tables
+from cgs.analysis.tables import main_table, over_seeds, targets_table, write_tables
 from cgs.config import Config
 from cgs.engine.train import train
 from cgs.errors import SuiteError
@@ -162,7 +162,7 @@ def test_means_by_hand() -> None:
     assert targets.to_dict() == pytest.approx({"x": 0.2, "y": 0.7})
     scores.loc[0, "value"] = np.nan
     by = ["method", "metric"]
-    assert np.isnan(over_seeds(seed_means(scores, by), by)["mean"].iloc[0]), "a NaN is not averaged away"
+    assert np.isnan(over_seeds(scores, by)["mean"].iloc[0]), "a NaN is not averaged away"
 
 
 def test_page_is_whole_and_loads_nothing(copy: Paths) -> None:

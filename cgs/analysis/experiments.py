@@ -52,7 +52,8 @@ def experiments_table(
     the paired `change` from there to here.
     """
     chosen = leading(config, scores)
-    numbers = Numbers(means_by(chosen, [*CELL, "seed"]), patient_means(chosen), runs, leading(config, main))
+    of_seed = means_by(chosen, [*CELL, "seed"]).sort_index()
+    numbers = Numbers(of_seed, patient_means(chosen), runs, leading(config, main))
     rows = []
     for name, experiment in config.experiments.items():
         for dataset in config.datasets_of(name):
@@ -148,13 +149,14 @@ def ratio_of(config: Config, method: str, labelled: str) -> str:
 
 def patient_means(scores: pd.DataFrame) -> pd.Series:
     """Mean score over cases, then targets, by dataset, labelled, method, seed and patient; NaN over a NaN."""
-    return means_by(scores, [*CELL, "seed", "patient"])
+    return means_by(scores, [*CELL, "seed", "patient"]).sort_index()
 
 
 def means_by(scores: pd.DataFrame, keys: list[str]) -> pd.Series:
-    """Mean score over cases, then targets, by `keys`; NaN over a NaN."""
-    per_target = strict_mean(scores.groupby([*keys, "target"], sort=False)["value"])
-    return strict_mean(per_target.groupby(keys, sort=False)).sort_index()
+    """Mean score over cases, then targets, by `keys` in the order of `scores`; NaN over a NaN."""
+    of_target = list(dict.fromkeys([*keys, "target"]))
+    per_target = strict_mean(scores.groupby(of_target, sort=False)["value"])
+    return strict_mean(per_target.groupby(keys, sort=False))
 
 
 def strict_mean(grouped: Any) -> pd.Series:

@@ -20,6 +20,7 @@ from cgs.analysis.experiments import (
     cost_table,
     experiments_table,
     leading,
+    means_by,
     pseudo_labels_table,
     small_targets_table,
 )
@@ -247,17 +248,9 @@ def whole_runs(
     return scores[np.array(keep, dtype=bool)], sentences
 
 
-def seed_means(scores: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Mean over cases, then over targets, for every seed. A mean over a NaN is NaN, not the mean of the rest."""
-    keys = [*by, "seed"]
-    per_target = scores.groupby([*keys, "target"] if "target" not in by else keys, sort=False)["value"]
-    means = per_target.agg(lambda v: v.mean(skipna=False)).reset_index()
-    return means.groupby(keys, sort=False)["value"].agg(lambda v: v.mean(skipna=False)).reset_index()
-
-
-def over_seeds(seeds: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Mean and standard deviation (n - 1; empty with one seed) over seeds, and their number."""
-    grouped = seeds.groupby(by, sort=False)["value"]
+def over_seeds(scores: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Mean and standard deviation (n - 1; empty with one seed) over the means of seeds, and their number."""
+    grouped = means_by(scores, [*by, "seed"]).groupby(by, sort=False)
     with np.errstate(invalid="ignore"):  # An infinite score has no deviation; the page shows a dash.
         table = grouped.agg(
             mean=lambda v: v.mean(skipna=False), std=lambda v: v.std(skipna=False), seeds="size"
@@ -269,7 +262,7 @@ def main_table(config: Config, scores: pd.DataFrame, runs: pd.DataFrame) -> pd.D
     """One row a cell, metric, convention and selection: mean over seeds of the mean over targets of cases."""
     if scores.empty:
         return pd.DataFrame(columns=MAIN)
-    table = over_seeds(seed_means(scores, GROUP), GROUP)
+    table = over_seeds(scores, GROUP)
     patients = scores.groupby(GROUP, sort=False)["patient"].nunique().rename("patients").reset_index()
     table = with_failed(table.merge(patients, on=GROUP), runs)
     table = table.merge(intervals(scores), on=GROUP, how="left")
@@ -300,7 +293,7 @@ def targets_table(scores: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     by = [*GROUP, "target"]
     if scores.empty:
         return pd.DataFrame(columns=[*by, "mean", "std", "seeds", "failed"])
-    return with_failed(over_seeds(seed_means(scores, by), by), runs)
+    return with_failed(over_seeds(scores, by), runs)
 
 
 def with_failed(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:

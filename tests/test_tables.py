@@ -21,6 +21,7 @@ from cgs.files import write_json
 from cgs.paths import Paths
 from cgs.plan import Cell, cells
 from cgs.report.drawing import MARKERS, PALETTE, style_of
+from cgs.report.headline import decisions
 from cgs.report.page import render
 
 METHODS = ["cgs", "labelled-only", "fully-supervised"]
@@ -326,3 +327,35 @@ def test_every_figure_names_its_table(made: Paths) -> None:
         assert len(known) == 1 and all((made.tables / name).is_file() for name in known[0].split(" and ")), (
             file
         )
+
+
+@pytest.mark.parametrize(
+    ("seeds", "verdicts", "sentence"),
+    [
+        (
+            (3, 2),
+            ("differs", "not distinguishable"),
+            " 1 of 2 other methods differ from CGS after correction.",
+        ),
+        (
+            (3, 1),
+            ("differs", "these trainings differ"),
+            " 1 of 1 other methods differ from CGS after correction. With one seed in common, 1 of 1 other trainings "
+            "differ from that of CGS after correction; whether the methods do is not known.",
+        ),
+        ((0, 0), ("no common seed", "no common seed"), ""),
+        (
+            (2, 2),
+            ("cannot be decided at n = 4", "cannot be decided at n = 4"),
+            " With 4 test patients no test can tell so many methods from CGS.",
+        ),
+    ],
+)
+def test_headline_counts_methods_and_single_trainings_apart(
+    seeds: tuple[int, int], verdicts: tuple[str, str], sentence: str
+) -> None:
+    config = small_config(methods=["cgs", "bcp", "fixmatch", "labelled-only"])
+    methods = {"bcp": "BCP", "fixmatch": "FixMatch"}
+    rows = {"method": list(methods), "common_seeds": seeds, "verdict": verdicts}
+    table = pd.DataFrame(rows).assign(dataset="phantom", labelled="1", patients=4)
+    assert decisions(config, table, "phantom", "1", {"cgs": "CGS", **methods}) == sentence

@@ -129,13 +129,15 @@ def decisions(
     if len(undecided):
         patients = int(own["patients"].max())
         return f" With {patients} test patients no test can tell so many methods from {base}."
-    differ = int(verdicts.isin(["differs", ONE_SEED]).sum())
-    if own["common_seeds"].max() <= 1:
-        return (
-            f" With one seed, {differ} of {len(own)} other trainings differ from that of {base} after correction; "
-            "whether the methods do is not known."
+    several, single = int((own["common_seeds"] > 1).sum()), int((own["common_seeds"] == 1).sum())
+    methods, trainings = int((verdicts == "differs").sum()), int((verdicts == ONE_SEED).sum())
+    text = f" {methods} of {several} other methods differ from {base} after correction." if several else ""
+    if single:
+        text += (
+            f" With one seed in common, {trainings} of {single} other trainings differ from that of {base} after "
+            "correction; whether the methods do is not known."
         )
-    return f" {differ} of {len(own)} other methods differ from {base} after correction."
+    return text
 
 
 def unsettled(

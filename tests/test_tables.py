@@ -136,6 +136,7 @@ def test_only_whole_runs_are_averaged(
     assert runs["status"].value_counts().to_dict() == {"complete": 9, status: 1}
     assert sentence in page
     assert "CGS has 1 of 2 seeds" in page, "the headline says it too"
+    assert "With one seed it is over patients alone" in page
     assert len(re.findall(r">1 of 2<", page)) == 1
 
 
@@ -192,7 +193,9 @@ def test_a_variant_of_the_upper_bound_is_never_best(made: Paths) -> None:
 
 
 def test_unbounded_scores_are_dashes_with_a_note(made: Paths) -> None:
-    assert "A dash (–) means" not in page_of(made)
+    page = page_of(made)
+    assert "A dash (–) means" not in page
+    assert "With one seed it is over patients alone" not in page
     file = folder_of(HALF, made) / "scores.csv"
     table = pd.read_csv(file)
     table.loc[table.index[0], "value"] = np.nan  # One case of one target.

@@ -96,7 +96,7 @@ def certainty(config: Config, tables: dict[str, pd.DataFrame], best: str, datase
     own = leading(config, tables["main"], dataset)
     rows = own[own["labelled"].isin([ratio, "all"]) & (own["method"] == best)].to_dict("records")
     found = interval_text({str(k): v for k, v in rows[0].items()}, "dice") if rows else ""
-    return f" (95 % interval {found})" if found else ""
+    return f" (95\N{NO-BREAK SPACE}% interval {found})" if found else ""
 
 
 def tied(config: Config, ties: pd.DataFrame, dataset: str, ratio: str, titles: dict[str, str]) -> str:

@@ -87,8 +87,18 @@ def cell_values(tables: dict[str, pd.DataFrame], dataset: str, ratio: str, confi
 
 def most_seeds(config: Config, runs: pd.DataFrame) -> int:
     """The largest number of complete seeds in a cell of the main tables."""
+    return int(max(seeds_done(config, runs), default=0))
+
+
+def fewest_seeds(config: Config, runs: pd.DataFrame) -> int:
+    """The smallest number of complete seeds in a cell of the main tables that has any."""
+    return int(min(seeds_done(config, runs), default=0))
+
+
+def seeds_done(config: Config, runs: pd.DataFrame) -> pd.Series:
+    """Number of complete seeds of the cells of the main tables that have any."""
     done = runs[(runs["status"] == "complete") & runs["method"].isin(config.methods)]
-    return int(done.groupby(list(CELL))["seed"].nunique().max()) if len(done) else 0
+    return done.groupby(list(CELL))["seed"].nunique()
 
 
 def seeds_of(config: Config, main: pd.DataFrame, dataset: str, ratio: str) -> dict[str, int]:

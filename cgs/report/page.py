@@ -17,7 +17,7 @@ from cgs.report import experiments, export
 from cgs.report.datasets import dataset_section
 from cgs.report.drawing import legend_mark
 from cgs.report.headline import budget, changed_options, headline
-from cgs.report.inputs import COLUMNS, COMPARISONS, most_seeds, shown_datasets, unknown_runs
+from cgs.report.inputs import COLUMNS, COMPARISONS, fewest_seeds, shown_datasets, unknown_runs
 from cgs.report.provenance import (
     FIGURES,
     NO_PROVENANCE,
@@ -59,7 +59,7 @@ def render(config: Config, paths: Paths) -> Path:
         "titles": titles,
         "headline": headline(config, tables, titles),
         "budget": budget(config, tables["runs"]),
-        "most_seeds": most_seeds(config, tables["runs"]),
+        "fewest_seeds": fewest_seeds(config, tables["runs"]),
         "datasets": [dataset_section(name, config, tables, paths, titles) for name in shown_datasets(config)],
         "experiments": experiments.sections(config, tables, titles),
         "quality": [*quality(config, tables, titles), *notes_of_held(provenance, tables["runs"])],

@@ -21,6 +21,8 @@ from cgs.report.inputs import COLUMNS, COMPARISONS, fewest_seeds, shown_datasets
 from cgs.report.provenance import (
     FIGURES,
     NO_PROVENANCE,
+    days,
+    is_mixed,
     measured_elsewhere,
     methods_by_digest,
     notes_of_held,
@@ -64,6 +66,8 @@ def render(config: Config, paths: Paths) -> Path:
         "experiments": experiments.sections(config, tables, titles),
         "quality": [*quality(config, tables, titles), *notes_of_held(provenance, tables["runs"])],
         "elsewhere": measured_elsewhere(tables["runs"]),
+        "mixed": is_mixed(tables["runs"]),
+        "days": days(NO_PROVENANCE | provenance),
         "provenance": NO_PROVENANCE | provenance,
         "config_json": json.dumps(config.model_dump(mode="json"), indent=1),
         "missing": missing,

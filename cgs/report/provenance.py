@@ -64,10 +64,26 @@ def energy(runs: pd.DataFrame) -> str:
     )
 
 
+def days(provenance: dict[str, Any]) -> str:
+    """The days of the first start and the last end: '2026-01-31', '2026-01-31 to 2026-02-02', '' where unknown."""
+    ends = [str(provenance[key])[:10] for key in ("started", "finished") if provenance[key]]
+    return " to ".join(dict.fromkeys(ends))
+
+
+def is_held(runs: pd.DataFrame) -> pd.Series:
+    """Which rows of `runs.csv` were measured elsewhere."""
+    return runs["held"].fillna("") != "" if "held" in runs else pd.Series(False, index=runs.index)
+
+
+def is_mixed(runs: pd.DataFrame) -> bool:
+    """Whether some results were measured elsewhere and some here, so that a row must say which it has."""
+    held = is_held(runs)
+    return bool(held.any() and (~held & (runs["status"] == "complete")).any())
+
+
 def measured_elsewhere(runs: pd.DataFrame) -> Callable[[str, str, str], int]:
     """A function of dataset, labelled patients and method: how many of its results were measured elsewhere."""
-    held = runs["held"].fillna("") if "held" in runs else pd.Series("", index=runs.index)
-    counts = runs[held != ""].groupby(["dataset", "labelled", "method"]).size().to_dict()
+    counts = runs[is_held(runs)].groupby(["dataset", "labelled", "method"]).size().to_dict()
 
     def elsewhere(dataset: str, ratio: str, method: str) -> int:
         return sum(int(counts.get((dataset, labelled, method), 0)) for labelled in {ratio, ALL})

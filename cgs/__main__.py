@@ -179,7 +179,7 @@ def cell_of(options: argparse.Namespace) -> tuple[Config, Cell, Paths]:
         from cgs.dataset_config import training_patients
 
         patients = training_patients(dataset)
-        if not cell.labelled.isdigit() or not 1 <= int(cell.labelled) <= (patients or int(cell.labelled)):
+        if not cell.labelled.isdecimal() or not 1 <= int(cell.labelled) <= (patients or int(cell.labelled)):
             raise SuiteError(
                 f"--labelled {cell.labelled}: give a number of patients from 1 to {patients or 'all'}, or {ALL}."
             )
@@ -199,9 +199,10 @@ def prepare(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> int:
     from cgs.engine.display import Display
     from cgs.engine.train import train as run
+    from cgs.preparation import prepared
 
     config, cell, paths = cell_of(options)
-    if not (paths.data(cell.dataset) / "source.json").is_file():
+    if not prepared(config, paths, cell.dataset):
         prepare(options)
     complete = run(config, cell, paths, Display, keep_failure=options.record_failure)
     if complete and options.score:
@@ -267,7 +268,7 @@ def campaign(options: argparse.Namespace) -> None:
 def shard_of(text: str) -> tuple[int, int]:
     """I/N as (I, N). Raises SuiteError."""
     number, _, of = text.partition("/")
-    if not (number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
         raise SuiteError(f"--shard {text}: give a part and their number, as 1/4.")
     return int(number), int(of)
 
@@ -296,12 +297,16 @@ def reference_of(sources: list[Path]) -> Path:
 
 def pack(options: argparse.Namespace) -> None:
     from cgs.data.pack import pack as run
+    from cgs.preparation import prepared
 
+    if options.part < 1:
+        raise SuiteError(f"--part {options.part}: give the megabytes of a part, 1 or more.")
     config = config_of(options)
-    folder = Paths(config.name).data(options.dataset)
-    if not (folder / "source.json").is_file():
+    dataset_of(config, options.dataset)
+    paths = Paths(config.name)
+    if not prepared(config, paths, options.dataset):
         prepare(options)
-    for part in run(folder, options.out, options.part):
+    for part in run(paths.data(options.dataset), options.out, options.part):
         print(f"{part} ({part.stat().st_size / 1e6:.1f} MB)")
 
 

@@ -13,12 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from cgs.analysis.kept import complete_cells
+from cgs.analysis.held import read_held
 from cgs.config import Config, parse_config
 from cgs.discovery import ROOT
 from cgs.errors import SuiteError
@@ -26,7 +27,7 @@ from cgs.files import write_json
 from cgs.locks import alone_or_in_parts, held
 from cgs.paths import Paths
 from cgs.plan import ALL, FULLY_LABELLED, Cell, cells, members, trainings
-from cgs.preparation import Preparation, lock_of, without_data
+from cgs.preparation import Preparation, check_prepared, lock_of, without_data
 from cgs.runfiles import read_facts, read_failure
 
 GRACE = 20.0
@@ -70,6 +71,21 @@ def share_of(ordered: Sequence[Cell], part: int, parts: int) -> list[Cell]:
     """
     dealt = set(sorted(ordered, key=lambda cell: cell.dataset)[part - 1 :: parts])
     return [cell for cell in ordered if cell in dealt]
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Let a job scheduler's SIGTERM, and the SIGHUP of a terminal that goes away, end this process as Ctrl-C does.
+
+    By themselves they would end it alone and leave its trainings behind. One that is ignored, as under nohup, stays so.
+    """
+    signals = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
+    before = {s: signal.signal(s, lambda number, _: sys.exit(128 + number)) for s in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass
@@ -117,10 +133,12 @@ class Campaign:
         return (folder / "scores.csv").is_file() or (folder / "failure.json").is_file()
 
     def unpack(self, parts: Sequence[Path]) -> None:
-        """Put the dataset of a pack in its place, unless it is there."""
-        from cgs.data.pack import dataset_name, unpack
+        """Put the dataset of a pack in its place, unless it is there. Raises SuiteError for one of another config."""
+        from cgs.data.pack import described, unpack
 
-        name = dataset_name(parts, list(self.config.datasets))
+        facts = described(parts, list(self.config.datasets))
+        name = str(facts["dataset"])
+        check_prepared(self.config.datasets[name], facts, str(parts[0]), "pack it with this config")
         lock = held(lock_of(self.paths, name), wait=True)
         unpack(parts, self.paths.data(name))
         if lock is not None:
@@ -177,8 +195,6 @@ class Campaign:
         )
         running: list[Running] = []
         sound = True
-        # Without a handler, a job scheduler's SIGTERM would end this process alone and leave its trainings behind.
-        before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
             while (waiting or running) and time.monotonic() < end:
                 data.advance()
@@ -200,7 +216,6 @@ class Campaign:
             for r in running:
                 r.process.wait()
                 sound = self.report(r) and sound
-            signal.signal(signal.SIGTERM, before)
         if not sound:
             raise SuiteError(
                 "A training broke off without a record of its failure; its messages are named above."
@@ -268,7 +283,7 @@ def campaign(
     values["training"]["gpu_slots"] = slots
     config = parse_config(values)
     end = time.monotonic() + 60 * minutes - GRACE
-    known = {cell for folder in have for cell in complete_cells(folder)}
+    known = read_held(config, cells(config), have).cells
     wanted = [c for c in in_order_of_value(config, methods) if not only or c.dataset in only]
     wanted = share_of(wanted, *shard)
     work = Campaign(config, out.absolute(), slots, shard)
@@ -277,9 +292,12 @@ def campaign(
     needed = dict.fromkeys(c.dataset for c in wanted if c not in known and not work.done(c))
     missing = without_data(config, work.paths, needed, only)
     wanted = [c for c in wanted if c.dataset not in missing]
-    left = work.run([c for c in wanted if c not in known], end)
     ensembles = [c for c in cells(config) if c.method in config.ensembles and c not in known]
-    work.combine([c for c in ensembles if (not only or c.dataset in only) and c.dataset not in missing], end)
+    with ending_in_order():
+        left = work.run([c for c in wanted if c not in known], end)
+        work.combine(
+            [c for c in ensembles if (not only or c.dataset in only) and c.dataset not in missing], end
+        )
     print(
         f"{len(wanted) - left} of {len(wanted)} trainings are done"
         + ("; the same command goes on." if left else ".")

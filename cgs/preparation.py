@@ -9,11 +9,12 @@ import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from cgs.config import Config
-from cgs.dataset_config import FilesBase
-from cgs.errors import SuiteError
+from cgs.dataset_config import DatasetConfig, FilesBase
+from cgs.errors import SuiteError, plain
+from cgs.files import read_json
 from cgs.locks import held
 from cgs.paths import Paths
 
@@ -23,16 +24,39 @@ def is_prepared(paths: Paths, name: str) -> bool:
     return (paths.data(name) / "source.json").is_file()
 
 
+def check_prepared(dataset: DatasetConfig, facts: dict[str, Any], where: str, mend: str) -> None:
+    """Raise SuiteError where `facts`, the source.json of a prepared dataset, are of other parameters than `dataset`'s.
+
+    A training takes its size from the data, so it would stand under a wrong name. `where` begins the sentence, `mend`
+    ends it.
+    """
+    made, wanted = facts.get("parameters"), dataset.model_dump(mode="json")
+    for key, value in made.items() if isinstance(made, dict) else ():
+        if wanted.get(key) != value:
+            has = f"was prepared with {key} {value}, but the config has {key} {wanted.get(key)}"
+            raise SuiteError(f"{where} {plain(has)}; {mend}.")
+
+
+def prepared(config: Config, paths: Paths, name: str) -> bool:
+    """Whether a dataset has been read as the config says. Raises SuiteError where it was read in another way."""
+    if is_prepared(paths, name):
+        folder = paths.data(name)
+        mend = "delete the folder and start again"
+        check_prepared(config.datasets[name], read_json(folder / "source.json"), str(folder), mend)
+    return is_prepared(paths, name)
+
+
 def without_data(config: Config, paths: Paths, names: Iterable[str], demanded: Sequence[str]) -> list[str]:
     """Those of `names` that cannot be trained on; says of each how to give it.
 
-    Raises SuiteError with that sentence for one that is `demanded`, and where all are missing.
+    Raises SuiteError with that sentence for one that is `demanded`, and where all are missing; also where one was
+    prepared in another way than the config says.
     """
     names = list(names)
     missing = {}
     for name in names:
         dataset = config.datasets[name]
-        if isinstance(dataset, FilesBase) and not dataset.found and not is_prepared(paths, name):
+        if not prepared(config, paths, name) and isinstance(dataset, FilesBase) and not dataset.found:
             where = "is not given" if dataset.path is None else f"is not at {dataset.path}"
             missing[name] = (
                 f"The dataset {name} {where}; it needs {dataset.how}: --path {dataset.files_of or name}=PATH, or its "

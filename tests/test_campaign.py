@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from cgs.analysis.kept import REFERENCE, complete_cells, matching, read_table
 from cgs.analysis.reference import collect
 from cgs.campaign import Campaign, in_order_of_value, share_of
 from cgs.config import Config, load_config, parse_config
-from cgs.data.pack import dataset_name, pack, unpack
+from cgs.data.pack import described, pack, unpack
 from cgs.data.prepare import prepare
 from cgs.discovery import ROOT
 from cgs.errors import SuiteError
@@ -408,7 +409,9 @@ def test_ensembles_follow_their_members(tmp_path: Path) -> None:
     assert third.returncode == 0 and "combined" not in third.stdout
 
 
-def test_sigterm_stops_the_trainings_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_the_trainings_too(tmp_path: Path, number: signal.Signals) -> None:
+    """A job scheduler's, and that of a terminal that goes away."""
     config = small_config(methods=["labelled-only"], training={"iterations": 30000})
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     command = [sys.executable, "-m", "cgs", "campaign", "--config", "config.yaml", "--out", "out"]
@@ -422,9 +425,9 @@ def test_sigterm_stops_the_trainings_too(tmp_path: Path) -> None:
         while not any(f.stat().st_size for f in (tmp_path / "out").rglob("log.jsonl")):
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        process.terminate()
+        process.send_signal(number)
         said = process.stdout.read()
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 128 + number
     assert "stopped, goes on next time" in said and list((tmp_path / "out").rglob("last.ckpt"))
 
 
@@ -444,7 +447,7 @@ def test_pack_gives_back_the_same_bytes(tmp_path: Path) -> None:
     dataset = small_config().datasets["phantom"]
     prepare("phantom", dataset, tmp_path / "data", 1)
     parts = pack(tmp_path / "data", tmp_path / "p.zip", 60)
-    assert dataset_name(parts, ["phantom"]) == "phantom"
+    assert described(parts, ["phantom"])["dataset"] == "phantom"
     pieces = [tmp_path / f"piece.{i}" for i in range(2)]
     whole = parts[0].read_bytes()
     pieces[0].write_bytes(whole[:1000])
@@ -457,10 +460,68 @@ def test_pack_gives_back_the_same_bytes(tmp_path: Path) -> None:
     with pytest.raises(SuiteError, match="no whole pack"):
         unpack(pieces[:1], tmp_path / "third")
     with pytest.raises(SuiteError, match="give another pack"):
-        dataset_name(parts, ["acdc"])
+        described(parts, ["acdc"])
     with pytest.raises(SuiteError, match="does not exist"):
         unpack([tmp_path / "nothing.000"], tmp_path / "fourth")
     assert json.loads((tmp_path / "copy" / "source.json").read_text())["dataset"] == "phantom"
+
+
+def test_data_of_another_size_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A training takes its size from the data: it would stand in the tables under the config's."""
+    config = small_config(methods=["labelled-only"], training={"iterations": 12})
+    values = config.model_dump(mode="json")
+    values["datasets"]["phantom"]["size"] *= 2
+    size, other = config.datasets["phantom"].size, parse_config(values)
+    prepare("phantom", config.datasets["phantom"], tmp_path / "data", 1)
+    parts = pack(tmp_path / "data", tmp_path / "pack", 60)
+    said = f"was prepared with size {size}, but the config has size {2 * size}"
+    ended = run(tmp_path, other, "--data", str(parts[0]))
+    assert ended.returncode == 1 and said in ended.stderr and "pack it with this config" in ended.stderr
+    assert not list((tmp_path / "out").rglob("source.json"))
+    shutil.move(tmp_path / "data", Paths(config.name, tmp_path / "out" / "results").data("phantom"))
+    for _ in range(2):
+        ended = run(tmp_path, other)
+        assert ended.returncode == 1 and said in ended.stderr and "delete the folder" in ended.stderr
+    cell = ["--dataset", "phantom", "--labelled", "1", "--method", "labelled-only", "--seed", "0"]
+    monkeypatch.chdir(tmp_path / "out")
+    for words in (["train", *cell], ["pack", "--dataset", "phantom", "--out", "again"]):
+        assert main([*words, "--config", "../config.yaml"]) == 1 and said in capsys.readouterr().err
+
+
+def test_have_of_another_budget_or_nowhere_is_refused(tmp_path: Path) -> None:
+    """Taken for done, its cells would never be run."""
+    config = small_config(methods=["labelled-only"], training={"iterations": 12})
+    assert run(tmp_path, config).returncode == 0
+    collect([tmp_path / "out"], tmp_path / "kept")
+    longer = small_config(methods=["labelled-only"], training={"iterations": 24})
+    ended = run(tmp_path, longer, "--have", str(tmp_path / "kept"))
+    assert ended.returncode == 1 and "its training has iterations 12, not 24" in ended.stderr
+    ended = run(tmp_path, config, "--have", str(tmp_path / "kep"))
+    assert ended.returncode == 1 and "kep is no folder that `python -m cgs collect` wrote" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pack", "--dataset", "phantom", "--out", "p", "--part", "0"], "--part 0: give the megabytes"),
+        (["pack", "--dataset", "phantom", "--out", "p", "--part", "-5"], "--part -5: give the megabytes"),
+        (["pack", "--dataset", "phantm", "--out", "p"], "did you mean 'phantom'?"),
+        (["campaign", "--out", "out", "--shard", "1/²"], "--shard 1/²: give a part and their number"),
+    ],
+)
+def test_bad_numbers_get_one_sentence(
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text(yaml.safe_dump(small_config().model_dump(mode="json")))
+    assert main([*words, "--config", "config.yaml"]) == 1
+    assert said in capsys.readouterr().err and not list(tmp_path.glob("p.*"))
 
 
 def test_shards_are_merged_and_conflicts_refused(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from cgs.data.acdc import Acdc
 from cgs.data.archive import unpack
 from cgs.data.folder import Folder, read_split
 from cgs.data.nifti import classes, read_nifti, scaled, windowed
-from cgs.data.pack import dataset_name, pack
+from cgs.data.pack import described, pack
 from cgs.data.pack import unpack as unpack_pack
 from cgs.data.source import TrainingSlice, Volume
 from cgs.data.store import list_cases, load_case, load_slices
@@ -458,7 +458,7 @@ def test_damaged_packs(parts: list[bytes], phantom: Path, damage: Any, which: in
             paths.append(Path(place) / f"p.{number:03d}")
             paths[-1].write_bytes(damage(part) if number == which else part)
         with said():
-            assert dataset_name(paths, ["phantom"]) == "phantom"
+            assert described(paths, ["phantom"])["dataset"] == "phantom"
         with said():
             unpack_pack(paths, Path(place) / "deep" / "out")
             for name, data in contents(Path(place) / "deep" / "out").items():
@@ -500,7 +500,7 @@ def test_packs_of_any_names(names: list[str], value: Any) -> None:
                 info.filename = name.encode("utf-8", "replace").decode()
                 archive.writestr(info, json.dumps(value))
         with said():
-            dataset_name([path], ["phantom"])
+            described([path], ["phantom"])
         with said():
             unpack_pack([path], path.parent / "out")
         assert {p.name for p in path.parent.iterdir()} <= {"p.000", "out"}

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cgs.bounds import TABLE, read_stream
 from cgs.data.archive import checked_name
@@ -69,8 +70,8 @@ def unpack(parts: Sequence[Path], folder: Path) -> None:
                 shutil.copyfileobj(source, file)
 
 
-def dataset_name(parts: Sequence[Path], known: Sequence[str]) -> str:
-    """The dataset that a pack holds. Raises SuiteError unless it is one of `known`."""
+def described(parts: Sequence[Path], known: Sequence[str]) -> dict[str, Any]:
+    """The source.json of a pack; its `dataset` names what the pack holds. Raises SuiteError unless it is in `known`."""
     with opened(parts) as archive:
         with archive.open(WRITTEN_LAST) as file:
             values = json.loads(read_stream(file, TABLE))
@@ -81,7 +82,7 @@ def dataset_name(parts: Sequence[Path], known: Sequence[str]) -> str:
         raise SuiteError(
             f"{parts[0]} holds {plain(name[:99])}, but the config has {', '.join(known)}; give another pack."
         )
-    return name
+    return values
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import metadata
 from itertools import chain
@@ -24,6 +25,7 @@ from conftest import small_config
 
 from cgs.__main__ import main, reference_of
 from cgs.analysis.experiments import strict_mean
+from cgs.analysis.held import read_held
 from cgs.analysis.kept import REFERENCE, complete_cells, matching, read_table
 from cgs.analysis.reference import collect
 from cgs.campaign import Campaign, in_order_of_value, share_of
@@ -264,8 +266,13 @@ def test_a_bare_machine_needs_what_the_page_says(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     subprocess.run(["tar", "-xzf", "../home.tar.gz"], cwd=tmp_path / "home", check=True)
     left = {file.name for file in (tmp_path / "home").rglob("*") if file.is_file()}
-    assert "scores.csv" in left and not {"weights.safetensors", "predictions.npz", "labels.npy"} & left
-    assert "1 of 1 trainings" in collect([tmp_path / "home"], tmp_path / "reference")
+    assert "scores.csv" in left and not {"weights.safetensors", "predictions.npz", "images.npy"} & left
+    assert collect([tmp_path / "home"], tmp_path / "reference").endswith("1 of 1 trainings.")
+    assert {"train", "labelled 1"} <= set(read_table(tmp_path / "reference", "balance")["group"])
+    for name in ("audit.json", "labels.npy"):
+        next((tmp_path / "home").rglob(name)).unlink()
+        said = collect([tmp_path / "home"], tmp_path / f"without-{name}")
+        assert "1 of 1 trainings. The label counts of own are not among them" in said
 
 
 def test_collecting_knows_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,6 +436,114 @@ def test_a_signal_stops_the_trainings_too(tmp_path: Path, number: signal.Signals
         said = process.stdout.read()
     assert process.returncode == 128 + number
     assert "stopped, goes on next time" in said and list((tmp_path / "out").rglob("last.ckpt"))
+
+
+@pytest.fixture(scope="module")
+def two_campaigns(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The --out of a campaign after one method and after two, an ensemble of both among the results."""
+    folder = tmp_path_factory.mktemp("two")
+    ensemble = {"members": ["mean-teacher", "labelled-only"], "rule": "vote"}
+    config = small_config(
+        methods=["mean-teacher", "both", "labelled-only"],
+        training={"iterations": 8, "validate_every": 4},
+        ensembles={"both": ensemble},
+        seeds=[0],
+    )
+    assert run(folder, config, "--methods", "labelled-only").returncode == 0
+    shutil.copytree(folder / "out", folder / "one")
+    assert run(folder, config).returncode == 0
+    return folder / "one", folder / "out"
+
+
+def interrupted_at(number: int) -> Callable[..., None]:
+    """An `os.replace` that is interrupted the `number`-th time, counted from 0."""
+    real, count = os.replace, iter(range(100))
+
+    def replace(*names: Any) -> None:
+        if next(count) == number:
+            raise KeyboardInterrupt
+        real(*names)
+
+    return replace
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_an_interrupted_collect_is_mended_by_the_next(
+    two_campaigns: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Whichever file it was about to write: the first collect of a folder, and a second that adds to it."""
+    collect(two_campaigns[1:], tmp_path / "whole")
+    wanted = {p.name: p.read_bytes() for p in (tmp_path / "whole").iterdir()}
+    for before in ([], two_campaigns[:1]):
+        target = tmp_path / f"after-{len(before)}"
+        if before:
+            collect(before, target)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("cgs.files.os.replace", interrupted_at(number))
+            collect(two_campaigns[1:], target)
+        assert collect(two_campaigns[1:], target).endswith("4 of 4 trainings.")
+        found = {p.name: p.read_bytes() for p in target.iterdir()}
+        assert found.keys() == wanted.keys()
+        if not before:
+            assert found == wanted
+        scores = read_table(target, "scores")
+        assert len(scores) == len(read_table(tmp_path / "whole", "scores"))
+        facts = [read_json(folder / "provenance.json") for folder in (target, tmp_path / "whole")]
+        assert facts[0]["training_seconds"] == facts[1]["training_seconds"] > 0
+
+
+def test_weights_are_kept_beside_ensembles_and_afterwards(
+    two_campaigns: tuple[Path, Path], tmp_path: Path
+) -> None:
+    names = {f"phantom-{n}-{m}.safetensors" for n in "12" for m in ("labelled-only", "mean-teacher")}
+    for target in (tmp_path / "at-once", tmp_path / "later"):
+        if target.name == "later":
+            collect(two_campaigns[1:], target)
+            assert not (target / "weights").exists()
+        collect(two_campaigns[1:], target, weights=True)
+        assert {p.name for p in (target / "weights").iterdir()} == names
+
+
+def test_a_smaller_campaign_takes_nothing_from_the_plan(tmp_path: Path) -> None:
+    """Of datasets, methods, seeds and numbers of labelled patients that it does not know."""
+    phantom = small_config().datasets["phantom"].model_dump()
+    variants = {"late": {"extends": "cps", "lambda_max": 0.2}}
+    large = small_config(
+        datasets={"phantom": phantom, "second": phantom},
+        methods=["labelled-only", "late"],
+        variants=variants,
+        training={"iterations": 8, "validate_every": 4},
+    )
+    small = small_config(methods=["cps"], seeds=[5], training={"iterations": 8, "validate_every": 4})
+    for name, config, methods in (("large", large, ["late"]), ("small", small, ["cps"])):
+        (tmp_path / name).mkdir()
+        ended = run(tmp_path / name, config, "--methods", *methods)
+        assert ended.returncode == 0, ended.stderr
+    before = collect([tmp_path / "large" / "out"], tmp_path / "kept")
+    after = collect([tmp_path / "small" / "out"], tmp_path / "kept")
+    planned = len(in_order_of_value(large))
+    done = len(in_order_of_value(large, ["late"]))
+    assert before.endswith(f"{done} of {planned} trainings.")
+    kept = parse_config(read_json(tmp_path / "kept" / "provenance.json")["config"])
+    assert set(kept.methods) == {"labelled-only", "late", "cps"} and set(kept.datasets) == {
+        "phantom",
+        "second",
+    }
+    assert after.endswith(f"{done + 2} of {len(in_order_of_value(kept))} trainings.")
+    other = small_config(
+        methods=["late"],
+        variants={"late": {"extends": "cps", "lambda_max": 0.3}},
+        training={"iterations": 8, "validate_every": 4},
+    )
+    held = read_held(other, cells(other), [tmp_path / "kept"])
+    assert not held.cells and all("other options" in said for said in held.refused.values())
+
+
+def test_a_campaign_without_a_result_is_collected(tmp_path: Path) -> None:
+    config = small_config(methods=["labelled-only"], training={"iterations": 30000})
+    assert run(tmp_path, config, "--minutes", "0.34").returncode == 0
+    planned = len(in_order_of_value(config))
+    assert collect([tmp_path / "out"], tmp_path / "kept").endswith(f"0 of {planned} trainings.")
 
 
 def test_what_is_missing_counts(tmp_path: Path) -> None:

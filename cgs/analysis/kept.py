@@ -46,7 +46,7 @@ LATER = {
 
 INCIDENTAL = ("device", "gpu_slots", "threads", "checkpoint_every", "log_every", "pseudo_label_slices")
 """What changes no number."""
-PLACES = ("path", "url", "sha256", "files_of", "main_table")
+PLACES = ("path", "url", "sha256", "files_of", "main_table", "labelled")
 """Keys of a dataset that do not change its slices."""
 
 
@@ -86,7 +86,7 @@ def held_table(folder: Path, name: str) -> pd.DataFrame:
 def protocol(config: Config) -> dict[str, Any]:
     """What two results must share to be in one table: a config without places, seeds, and what changes no number.
 
-    The options of the methods are compared for those that both have, by `same_methods`.
+    The options of the methods are compared by `same_methods`.
     """
     apart = {"name", "seeds", "methods", "variants", "report", "reference", "ensembles", "experiments"}
     values = config.model_dump(mode="json", exclude=apart)
@@ -99,13 +99,13 @@ def protocol(config: Config) -> dict[str, Any]:
 
 
 def same_methods(old: Config, new: Config, names: set[str]) -> bool:
-    """Whether the methods `names` are the same with both configs, options and network included."""
+    """Whether those of the methods `names` that `new` has are the same in `old`, options and network included."""
 
     def of(config: Config, name: str) -> Any:
         return config.method_and_options(name), config.network_of(name)
 
-    shared = names & set(old.every_method) & set(new.every_method)
-    return all(of(old, name) == of(new, name) for name in shared)
+    known = set(old.every_method)
+    return all(name in known and of(old, name) == of(new, name) for name in names & set(new.every_method))
 
 
 def matching(config: Config, dataset: str, folder: Path = REFERENCE) -> tuple[pd.DataFrame, str] | None:
@@ -130,8 +130,9 @@ def matching(config: Config, dataset: str, folder: Path = REFERENCE) -> tuple[pd
 def parts_of(config: Config, dataset: str) -> dict[str, dict[str, Any]]:
     """What decides the numbers of a dataset, apart from the methods: its slices, the training, network, evaluation."""
     values = protocol(config)
-    slices = {k: v for k, v in values["datasets"][dataset].items() if k != "labelled"}
-    return {"data": slices, **{key: values[key] for key in ("training", "network", "evaluation")}}
+    return {"data": values["datasets"][dataset]} | {
+        key: values[key] for key in ("training", "network", "evaluation")
+    }
 
 
 def alike(config: Config, dataset: str, other: Config, name: str) -> bool:

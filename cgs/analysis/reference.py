@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cgs.analysis.experiments import pseudo_labels_table
@@ -26,6 +27,7 @@ from cgs.analysis.tables import (
     read_log,
     runs_table,
     targets_table,
+    trained_runs,
     whole_runs,
 )
 from cgs.config import Config, load_config, parse_config
@@ -51,40 +53,87 @@ def collect(sources: Sequence[Path], target: Path, *, weights: bool = False) -> 
         raise SuiteError(f"{sources[0]} holds no results/<config>/config.yaml; give the --out of a campaign.")
     for path in found:
         config = load_config(path)
-        add(config, Paths(config.name, path.parent.parent), target, weights)
-    runs = read_table(target, "runs")
-    runs = runs[~runs["method"].isin([*config.ensembles, *config.promptable])]
+        kept = add(config, Paths(config.name, path.parent.parent), target, weights)
+    runs = trained_runs(kept, read_table(target, "runs"))
     complete = int((runs["status"] == "complete").sum())
-    return f"{target} holds {complete} of {len(runs)} trainings."
+    return f"{target} holds {complete} of {len(runs)} trainings.{without_counts(target, runs)}"
 
 
-def add(config: Config, paths: Paths, target: Path, weights: bool) -> None:
-    """Merge the complete runs of one results folder into `target`."""
+def without_counts(target: Path, runs: pd.DataFrame) -> str:
+    """A sentence where the label counts of a dataset did not come along; else nothing."""
+    known = set(held_table(target, "balance")["dataset"])
+    lacking = [d for d in runs.loc[runs["status"] == "complete", "dataset"].unique() if d not in known]
+    if not lacking:
+        return ""
+    return (
+        f" The label counts of {', '.join(lacking)} are not among them, so that a page from it has no gain against "
+        "target size and no balance; audit.json and labels.npy of results/<config>/data/ bring them."
+    )
+
+
+def add(config: Config, paths: Paths, target: Path, weights: bool) -> Config:
+    """Merge the complete runs of one results folder into `target`; returns the config of all that is there.
+
+    `runs.csv` says which runs are there and is written last: rows that an interrupted attempt left in other tables
+    do not count, and the next attempt writes them again.
+    """
     known = complete_cells(target)
     facts: dict[str, Any] = read_json(target / "provenance.json") if known else {}
-    before = parse_config(facts["config"]) if facts else config
+    before = parse_config(facts["config"], str(target / "provenance.json")) if facts else config
     check_protocol(before, config, known, f"{paths.root} was measured by another protocol than {target}")
+    every = united(before, config)
     planned = cells(config)
     scores, unscored = whole_runs(gather_scores(planned, paths), planned, paths)
     fresh = [c for c in planned if c not in known and complete(c, paths) and c not in unscored]
+    old = {name: of_known(read_table(target, name), known) for name in ("scores", "curves")} if known else {}
     runs = runs_table(fresh, {}, paths)
-    old = {name: read_table(target, name) for name in ("scores", "curves", "runs")} if known else {}
+    runs = with_missing(joined(read_table(target, "runs") if known else None, runs), every)
+    same = same_runs(runs, planned, paths)
     tables = {
         "scores": joined(old.get("scores"), of_cells(scores, fresh)),
         "curves": joined(old.get("curves"), curves_table(logs_of(fresh, paths))),
-        "runs": with_missing(joined(old.get("runs"), runs), planned, config),
-        "pseudo-labels": with_pseudo_labels(target, old.get("runs", runs), fresh, planned, paths),
+        "pseudo-labels": with_pseudo_labels(
+            of_known(held_table(target, "pseudo-labels"), known), same, paths
+        ),
         "balance": with_balance(target, config, paths),
     }
-    main = main_table(config, tables["scores"], tables["runs"])
+    main = main_table(every, tables["scores"], runs)
     tables["main"] = main.drop(
         columns=[c for c in main if str(c).startswith("reference")]
     )  # It is one itself.
-    tables["targets"] = targets_table(tables["scores"], tables["runs"])
+    tables["targets"] = targets_table(tables["scores"], runs)
     write(target, tables)
-    write_json(target / "provenance.json", merged(facts, provenance(config, fresh, paths), fresh, config))
+    new = provenance(config, fresh, paths)
+    write_json(target / "provenance.json", merged(facts, new, every, trained_runs(every, runs)))
+    write(target, {"runs": runs})
     if weights:
-        keep_weights(tables["runs"], fresh, paths, target)
+        keep_weights(
+            runs, [c for c in same if c.method not in {*every.ensembles, *every.promptable}], paths, target
+        )
+    return every
+
+
+def of_known(table: pd.DataFrame, known: set[Cell]) -> pd.DataFrame:
+    """The rows of some cells."""
+    wanted = [Cell(*key) in known for key in table[KEY].itertuples(index=False, name=None)]
+    return table[np.array(wanted, dtype=bool)]
+
+
+def united(old: Config, new: Config) -> Config:
+    """The config of two campaigns of one protocol: `new`, with what `old` alone has. No path of any machine."""
+    first, values = (config.model_dump(mode="json") for config in (old, new))
+    for name, dataset in values["datasets"].items():
+        before = first["datasets"].get(name, {}).get("labelled", [])
+        dataset["labelled"] = sorted({*before, *dataset["labelled"]})
+    for key in ("datasets", "variants", "ensembles", "promptable", "experiments"):
+        values[key] = {**first[key], **values[key]}
+    for key in ("methods", "seeds"):
+        values[key] = list(dict.fromkeys([*first[key], *values[key]]))
+    for dataset in values["datasets"].values():
+        if "path" in dataset:
+            dataset["path"] = None
+    values["training"]["gpu_slots"] = 1
+    return parse_config(values)
 
 
 def check_protocol(before: Config, config: Config, known: set[Cell], said: str) -> None:
@@ -109,9 +158,9 @@ def joined(old: pd.DataFrame | None, new: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else new
 
 
-def with_missing(runs: pd.DataFrame, planned: list[Cell], config: Config) -> pd.DataFrame:
+def with_missing(runs: pd.DataFrame, config: Config) -> pd.DataFrame:
     """The complete ones of `runs`, and a row for every planned run that is not among them."""
-    planned_runs = runs_table(planned, {}, Paths(config.name, Path("nowhere")))
+    planned_runs = runs_table(cells(config), {}, Paths(config.name, Path("nowhere")))
     measured = runs[runs["status"] == "complete"]
     missing = planned_runs.merge(measured[KEY], on=KEY, how="left", indicator=True)
     missing = missing[missing["_merge"] == "left_only"].drop(columns="_merge")
@@ -122,22 +171,23 @@ def logs_of(chosen: list[Cell], paths: Paths) -> dict[Cell, list[dict[str, Any]]
     return {cell: list(read_log(cell, paths)) for cell in chosen}
 
 
-def with_pseudo_labels(
-    target: Path, runs: pd.DataFrame, fresh: list[Cell], planned: list[Cell], paths: Paths
-) -> pd.DataFrame:
-    """The quality of pseudo-labels that `target` holds, and that of the runs that it has none of.
-
-    `runs` are those that it holds. Those that were collected before this table was kept get theirs from their logs,
-    where the log is of the same run: same source, same seconds.
-    """
-    old = held_table(target, "pseudo-labels")
-    watched = set(old[KEY].drop_duplicates().itertuples(index=False, name=None))
+def same_runs(runs: pd.DataFrame, planned: list[Cell], paths: Paths) -> list[Cell]:
+    """The cells whose run here is the very one that `runs` holds: same source, same seconds."""
     mark = [*KEY, "source_digest", "seconds"]
     here = runs_table([c for c in planned if complete(c, paths)], {}, paths)
-    marks = [t.reindex(columns=mark).astype({"seconds": float}).round({"seconds": 2}) for t in (runs, here)]
+    held = runs[runs["status"] == "complete"]
+    marks = [t[mark].astype({"seconds": float, "seed": int}).round({"seconds": 2}) for t in (held, here)]
     same = set(marks[0].merge(marks[1], on=mark)[KEY].itertuples(index=False, name=None))
-    wanted = [c for c in planned if c in fresh or tuple(vars(c).values()) in same - watched]
-    return joined(old, pseudo_labels_table(logs_of(wanted, paths)))
+    return [c for c in planned if tuple(vars(c).values()) in same]
+
+
+def with_pseudo_labels(old: pd.DataFrame, same: list[Cell], paths: Paths) -> pd.DataFrame:
+    """The quality of pseudo-labels that is kept, and that of the runs `same` that have none kept.
+
+    Among those are runs that were collected before this table was.
+    """
+    watched = {Cell(*key) for key in old[KEY].drop_duplicates().itertuples(index=False, name=None)}
+    return joined(old, pseudo_labels_table(logs_of([c for c in same if c not in watched], paths)))
 
 
 def with_balance(target: Path, config: Config, paths: Paths) -> pd.DataFrame:
@@ -145,7 +195,7 @@ def with_balance(target: Path, config: Config, paths: Paths) -> pd.DataFrame:
     tables = [held_table(target, "balance")]
     for name, entry in config.datasets.items():
         data = paths.data(name)
-        if (data / "audit.json").is_file():
+        if all((data / file).is_file() for file in ("audit.json", "labels.npy")):
             rows = [
                 *read_audit(data / "audit.json")["balance"],
                 *labelled_balance(data, list(entry.labelled)),
@@ -172,37 +222,31 @@ def write(target: Path, tables: dict[str, pd.DataFrame]) -> None:
             temporary.write_bytes(gzip.compress(text, mtime=0) if long else text)
 
 
-def merged(old: dict[str, Any], new: dict[str, Any], fresh: list[Cell], config: Config) -> dict[str, Any]:
-    """Provenance of all campaigns: lists united, times added, no path of any machine."""
-    values = config.model_dump(mode="json")
-    for dataset in values["datasets"].values():
-        if "path" in dataset:
-            dataset["path"] = None
-    values["training"]["gpu_slots"] = 1
-    if not fresh and old:
-        return old
-    united = {
+def merged(old: dict[str, Any], new: dict[str, Any], config: Config, runs: pd.DataFrame) -> dict[str, Any]:
+    """Provenance of all campaigns: their config, lists united, the seconds of all trainings in `runs`."""
+    lists = {
         key: [*old.get(key, []), *(v for v in new[key] if v not in old.get(key, []))]
         for key in ("devices", "machines", "threads", "versions")
     }
     times = [t for t in (old.get("started"), old.get("finished"), new["started"], new["finished"]) if t]
+    seconds = runs.loc[runs["status"] == "complete", "seconds"].astype(float)
     return {
-        "config": values,
+        "config": config.model_dump(mode="json"),
         "datasets": {**old.get("datasets", {}), **new["datasets"]},
-        **united,
+        **lists,
         "started": min(times, default=None),
         "finished": max(times, default=None),
-        "training_seconds": round(old.get("training_seconds", 0) + new["training_seconds"], 1),
+        "training_seconds": round(float(seconds.sum()), 1),
     }
 
 
-def keep_weights(runs: pd.DataFrame, fresh: list[Cell], paths: Paths, target: Path) -> None:
-    """Copy the weights of the best seed of each cell, by validation, where they are small."""
-    for cell in fresh:
+def keep_weights(runs: pd.DataFrame, found: list[Cell], paths: Paths, target: Path) -> None:
+    """Copy the weights of the best seed of each cell, by validation, where they are among `found` and small."""
+    for cell in found:
         same = (runs[KEY[:3]] == [cell.dataset, cell.labelled, cell.method]).all(axis=1)
         best = runs[same].sort_values("best_validation_dice", ascending=False)["seed"].tolist()[0]
         source = folder_of(cell, paths) / "weights.safetensors"
-        if int(best) == cell.seed and source.stat().st_size <= LARGEST_WEIGHTS:
+        if int(best) == cell.seed and source.is_file() and source.stat().st_size <= LARGEST_WEIGHTS:
             name = f"{cell.dataset}-{cell.labelled}-{cell.method}.safetensors"
             with atomic_path(target / "weights" / name) as temporary:
                 shutil.copyfile(source, temporary)

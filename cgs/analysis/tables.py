@@ -25,7 +25,7 @@ from cgs.analysis.experiments import (
     small_targets_table,
 )
 from cgs.analysis.held import Held, check_cases, read_held, with_held_runs, without_itself
-from cgs.analysis.kept import TEXT, matching
+from cgs.analysis.kept import KEY, TEXT, matching
 from cgs.analysis.published import published
 from cgs.analysis.spreadsheet import inert
 from cgs.config import ENSEMBLE, Config
@@ -157,6 +157,23 @@ def facts_of(cell: Cell, paths: Paths) -> dict[str, Any]:
         return {}
 
 
+FACTS = (
+    "iterations",
+    "best_iteration",
+    "best_validation_dice",
+    "seconds",
+    "device",
+    "energy_joules",
+    "diverged",
+    "peak_memory_bytes",
+    "parameters_training",
+    "parameters_inference",
+    "source_digest",
+)
+"""What a row of runs.csv has of the provenance of its run."""
+RUNS = [*KEY, "status", "sentence", "seconds_per_slice", "last_validation_dice", *FACTS]
+
+
 def runs_table(planned: list[Cell], unscored: dict[Cell, str], paths: Paths) -> pd.DataFrame:
     """A row for every planned training, whatever became of it.
 
@@ -169,33 +186,15 @@ def runs_table(planned: list[Cell], unscored: dict[Cell, str], paths: Paths) -> 
         cut = "" if log_is_whole(cell, paths) else "Its log was cut off; its curves are left out."
         rows.append(
             {
-                "dataset": cell.dataset,
-                "labelled": cell.labelled,
-                "method": cell.method,
-                "seed": cell.seed,
+                **vars(cell),
                 "status": "missing" if cell in unscored else facts.get("status", "missing"),
                 "sentence": unscored.get(cell) or read_failure(folder_of(cell, paths)) or cut,
                 "seconds_per_slice": read_seconds_per_slice(folder_of(cell, paths)),
                 "last_validation_dice": facts.get("last_validation_dice", validations[-1]),
-                **{
-                    key: facts.get(key, np.nan)
-                    for key in (
-                        "iterations",
-                        "best_iteration",
-                        "best_validation_dice",
-                        "seconds",
-                        "device",
-                        "energy_joules",
-                        "diverged",
-                        "peak_memory_bytes",
-                        "parameters_training",
-                        "parameters_inference",
-                        "source_digest",
-                    )
-                },
+                **{key: facts.get(key, np.nan) for key in FACTS},
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=RUNS)
 
 
 def gather_scores(planned: list[Cell], paths: Paths) -> pd.DataFrame:

@@ -5,15 +5,16 @@ The audit looks at the prepared arrays only, and writes what it finds as JSON; t
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cgs.data.store import SCALE, UNLABELLED, load_slices, read_arrays, resize_nearest
-from cgs.files import read_csv
+from cgs.data.store import SCALE, UNLABELLED, load_slices, read_arrays, resize_nearest, targets_of
+from cgs.errors import SuiteError, plain
+from cgs.files import DAMAGED, read_csv
 
 DUPLICATE = 0.99
 """Correlation of two slices (at 32 x 32) from which they count as near-duplicates.
@@ -149,15 +150,21 @@ def balance(
 
 
 def labelled_balance(folder: Path, ratios: list[int]) -> list[dict[str, Any]]:
-    """The same for the labelled slices at each number of labelled patients."""
-    slices = load_slices(folder)
-    counts = _pixels(slices.labels, slices.targets)
-    patients = slices.manifest["patient"].to_numpy()
-    result = []
-    for ratio in ratios:
-        chosen = slices.labelled_indices(ratio)
-        result += _shares(f"labelled {ratio}", counts[chosen], patients[chosen], slices.targets)
-    return result
+    """The same for the labelled slices at each number of labelled patients. The images need not be there.
+
+    Raises SuiteError with one sentence where the labels cannot be read.
+    """
+    targets = tuple(targets_of(folder))
+    try:
+        manifest = read_csv(folder / "manifest.csv", dtype={"patient": str})
+        counts = _pixels(np.load(folder / "labels.npy", mmap_mode="r"), targets)
+        ranks, patients = (manifest[key].to_numpy() for key in ("labelled_rank", "patient"))
+        rows = [_shares(f"labelled {n}", counts[ranks <= n], patients[ranks <= n], targets) for n in ratios]
+    except DAMAGED as error:
+        raise SuiteError(
+            f"The labels in {folder} cannot be read ({plain(error)}); delete the folder and prepare again."
+        ) from None
+    return list(chain(*rows))
 
 
 def label_counts(folder: Path, ratios: list[int]) -> list[dict[str, Any]]:

@@ -71,15 +71,23 @@ def test_the_command_and_its_errors(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_latex_escapes_and_marks() -> None:
     assert escaped("50 % of a_b & c$ \\x") == r"50 \% of a\_b \& c\$ \textbackslash{}x"
     cells = [
-        {"value": "88.1", "spread": "0.3", "best": True, "tied": False},
-        {"value": "4.0", "spread": "", "best": False, "tied": True},
+        {"value": "88.1", "spread": "0.3", "best": True, "tied": False, "uncompared": False},
+        {"value": "4.0", "spread": "", "best": False, "tied": True, "uncompared": False},
     ]
     rows = [
         {"title": "CGS", "control": False, "cells": cells, "done": 3, "planned": 3},
         {"title": "Labelled only", "control": True, "cells": cells, "done": 3, "planned": 3},
+        {
+            "title": "BCP",
+            "control": False,
+            "cells": [cells[0], cells[1] | {"tied": False, "uncompared": True}],
+            "done": 1,
+            "planned": 3,
+        },
     ]
     text = latex({"metrics": ["Dice (%) ↑", "HD95 ↓"], "rows": rows}, "A & B", "tab:x")
     assert r"CGS & \textbf{88.1} $\pm$ 0.3 & \underline{4.0} & 3 of 3 \\" in text
+    assert r"& 4.0$^?$ & 1 of 3 \\" in text
     assert r"Dice (\%) $\uparrow$" in text and r"\caption{A \& B}" in text
     assert text.count("\\midrule") == 2 and text.isascii()
     assert text.count("\\begin") == text.count("\\end") == 2

@@ -322,13 +322,14 @@ def class_tables(
     balance = pd.DataFrame(
         [{"group": "train", "target": t, "share_of_foreground": s} for t, s in shares.items()]
     )
-    return scores, classes_table(config, targets, {"phantom": balance})
+    return scores, classes_table(config, scores, targets, {"phantom": balance})
 
 
 def test_small_targets_are_contrasted_in_each_patient() -> None:
     gains = {"a": [0.1, 0.3], "b": [0.5, 0.4], "c": [0.0, 0.1]}
     scores, classes = class_tables({"a": 0.6, "b": 0.1, "c": 0.3}, gains)
-    assert classes.set_index(["method", "target"]).loc[("cgs", "b"), "gain"] == pytest.approx(0.45)
+    own = classes.set_index(["method", "target"]).loc[("cgs", "b")]
+    assert own["gain"] == pytest.approx(0.45) and own["common_seeds"] == 1, "of two seeds"
     (row,) = small_targets_table(small_config(), scores, classes).to_dict("records")
     assert row["method"] == "cgs" and row["patients"] == 2 and row["size_ratio"] == pytest.approx(6)
     assert row["gain_small"] == pytest.approx(0.45) and row["gain_large"] == pytest.approx(0.125)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -191,6 +192,12 @@ def test_the_page_says_what_was_measured_elsewhere(
     )
     assert "No pseudo-labels were recorded yet" not in page and "No label counts yet" not in page
     assert str(tmp_path) not in page and str(collected) not in page
+    assert f"--have PATH/{collected.name}</code>, where PATH is the place of that folder" in page
+    shutil.copytree(collected, "below/kept")
+    assert main(["report", "--config", "config.yaml", "--have", "below/kept"]) == 0
+    page = Path("reports/small/index.html").read_text()
+    printed = re.search(r"<code>python -m cgs (report --config \S+ --have below/kept)</code>", page)
+    assert printed is not None and main(printed[1].split()) == 0, "the command that the page prints works"
     assert Path("results/small/config.yaml").is_file()
     assert main(["tables", "--config", "config.yaml", "--have", "nothing"]) == 1
     assert "nothing is no folder that `python -m cgs collect` wrote" in capsys.readouterr().err

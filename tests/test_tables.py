@@ -23,6 +23,7 @@ from cgs.plan import Cell, cells
 from cgs.report.drawing import MARKERS, PALETTE, style_of
 from cgs.report.headline import decisions
 from cgs.report.page import render
+from cgs.report.quality import outside_controls
 
 METHODS = ["cgs", "labelled-only", "fully-supervised"]
 TARGETS = ("large", "medium", "small", "tiny")
@@ -362,3 +363,18 @@ def test_headline_counts_methods_and_single_trainings_apart(
     rows = {"method": list(methods), "common_seeds": seeds, "verdict": verdicts}
     table = pd.DataFrame(rows).assign(dataset="phantom", labelled="1", patients=4)
     assert decisions(config, table, "phantom", "1", {"cgs": "CGS", **methods}) == sentence
+
+
+def test_what_lies_outside_the_controls_is_named_with_its_seeds() -> None:
+    values = pd.Series({"cgs": 60.0, "dhc": 39.4, "labelled-only": 39.5, "fully-supervised": 74.5})
+    titles = {"cgs": "CGS", "dhc": "DHC"}
+    for seeds, said in (
+        ({"dhc": 1, "labelled-only": 3}, "below labelled-only (39.5 %, 3 seeds): DHC (39.4 %, 1 seed)."),
+        ({"dhc": 3, "labelled-only": 3}, "below labelled-only (39.5 %): DHC (39.4 %)."),
+    ):
+        (found,) = outside_controls(values, seeds, "acdc, 3 labelled", titles)
+        assert found == {"severity": "warning", "sentence": f"acdc, 3 labelled: {said}"}
+    swapped = values.rename({"labelled-only": "fully-supervised", "fully-supervised": "labelled-only"})
+    found = list(outside_controls(swapped, {}, "acdc", titles))
+    assert [f["severity"] for f in found] == ["error", "warning", "warning"]
+    assert found[2]["sentence"] == "acdc: above full supervision (39.5 %): CGS (60.0 %)."

@@ -44,8 +44,9 @@ def tied_with_best(
     """For every main table and metric, the methods that cannot be told from the best one.
 
     Columns dataset, ratio, method, the view and `compared`: True where the p-value of the paired difference to the best
-    (that of its interval, corrected by Holm over the methods of the table) is above ALPHA, False where the two have no
-    common seed. Controls take no part; the best itself is not listed.
+    (that of its interval, corrected by Holm over the methods of the table) is above ALPHA. False where the two have no
+    common seed, and where they have one alone and p is not above ALPHA: that tells two trainings apart, not two
+    methods. Controls take no part; the best itself is not listed.
     """
     methods = [m for m in config.methods if m not in controls]
     rows: list[tuple[Any, ...]] = []
@@ -60,9 +61,9 @@ def tied_with_best(
                 found = [paired_differences(of_patient, keys[m], keys[str(best)]) for m in others]
                 adjusted = holm(np.array([interval_p(d) for d in found]))
                 rows += [
-                    (dataset, ratio, method, *view, bool(len(differences)))
+                    (dataset, ratio, method, *view, bool(len(differences) and p > ALPHA))
                     for method, differences, p in zip(others, found, adjusted, strict=True)
-                    if not len(differences) or p > ALPHA
+                    if len(differences) < 2 or p > ALPHA
                 ]
     return pd.DataFrame(rows, columns=["dataset", "ratio", "method", *VIEW, "compared"])
 

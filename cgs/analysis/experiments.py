@@ -199,11 +199,13 @@ def paired_differences(
     return (both["own"] - both["other"]).unstack("patient").to_numpy()
 
 
-def classes_table(config: Config, targets: pd.DataFrame, balances: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def classes_table(
+    config: Config, scores: pd.DataFrame, targets: pd.DataFrame, balances: dict[str, pd.DataFrame]
+) -> pd.DataFrame:
     """Dice of every target, its gain over labelled-only, and the target's size.
 
     `balances` has the audit's balance of each dataset. `size`: share of the target in the foreground pixels of all
-    training slices.
+    training slices. `gain` is over the `common_seeds` that both have, `dice` over all `seeds`.
     """
     table = leading(config, targets)[[*CELL, "target", "mean", "seeds"]].rename(columns={"mean": "dice"})
     sizes = [
@@ -211,14 +213,16 @@ def classes_table(config: Config, targets: pd.DataFrame, balances: dict[str, pd.
         for name, balance in balances.items()
     ]
     if not sizes or table.empty:
-        return pd.DataFrame(columns=[*CELL, "target", "dice", "seeds", "size", "gain"])
+        return pd.DataFrame(columns=[*CELL, "target", "dice", "seeds", "size", "gain", "common_seeds"])
     table = table.merge(
         pd.concat(sizes).rename(columns={"share_of_foreground": "size"}), on=["dataset", "target"], how="left"
     )
-    base = table[table["method"] == LOWER_CONTROL].set_index([*RATIO, "target"])["dice"]
-    keys = pd.MultiIndex.from_frame(table[[*RATIO, "target"]])
-    table["gain"] = table["dice"] - base.reindex(keys).to_numpy()
-    return table
+    of_seed = means_by(leading(config, scores), [*CELL, "seed", "target"]).rename("own").reset_index()
+    base = of_seed[of_seed["method"] == LOWER_CONTROL].drop(columns="method").rename(columns={"own": "base"})
+    both = of_seed.merge(base, on=[*RATIO, "seed", "target"])
+    grouped = both.assign(gain=both["own"] - both["base"]).groupby([*CELL, "target"], sort=False)["gain"]
+    gains = pd.DataFrame({"gain": strict_mean(grouped), "common_seeds": grouped.size()}).reset_index()
+    return table.merge(gains, on=[*CELL, "target"], how="left").fillna({"common_seeds": 0})
 
 
 SMALL = [

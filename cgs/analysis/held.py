@@ -146,7 +146,7 @@ def rows_of(table: pd.DataFrame, taken: dict[Cell, Cell]) -> pd.DataFrame:
 
 
 def summary(facts: dict[str, Any], folder: Path, taken: int) -> dict[str, Any]:
-    """What the tables' provenance says of a folder, without its place."""
+    """What the tables' provenance says of a folder. Its place is told below the working directory alone."""
     scores = next(p for p in (folder / "scores.csv.gz", folder / "scores.csv") if p.is_file())
     digest = hashlib.sha256(scores.read_bytes()).hexdigest()
     lists = {
@@ -154,7 +154,10 @@ def summary(facts: dict[str, Any], folder: Path, taken: int) -> dict[str, Any]:
         for key in ("devices", "machines", "threads", "versions")
     }
     times = {key: t if isinstance(t := facts.get(key), str) else None for key in ("started", "finished")}
-    return {"name": plain(folder.name), "cells": taken, "sha256": digest, **lists, **times}
+    place, here = folder.resolve(), Path.cwd()
+    at = place.relative_to(here) if place.is_relative_to(here) else Path("PATH") / place.name
+    name = {"name": plain(folder.name), "at": plain(at.as_posix())}
+    return {**name, "cells": taken, "sha256": digest, **lists, **times}
 
 
 def check_cases(own: pd.DataFrame, held: Held) -> None:

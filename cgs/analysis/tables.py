@@ -92,7 +92,7 @@ def all_tables(
     main = without_itself(main_table(config, scores, runs), held)
     targets = targets_table(scores, runs)
     logs = {cell: list(read_log(cell, paths)) for cell in planned if cell not in held.cells}
-    classes = classes_table(config, targets, balances)
+    classes = classes_table(config, scores, targets, balances)
     controls = controls_of(config)
     return {
         "runs": runs,
@@ -448,6 +448,7 @@ def with_held_facts(facts: dict[str, Any], runs: pd.DataFrame, held: Held) -> di
         "finished": max((t for own in (facts, *used) if (t := own["finished"])), default=None),
         "training_seconds": round(facts["training_seconds"] + float(seconds), 1),
         "held": [
-            {key: own[key] for key in ("name", "cells", "started", "finished", "sha256")} for own in used
+            {key: own[key] for key in ("name", "at", "cells", "started", "finished", "sha256")}
+            for own in used
         ],
     }

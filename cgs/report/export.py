@@ -23,7 +23,7 @@ def escaped(text: str) -> str:
 
 
 def latex(table: dict[str, Any], caption: str, label: str) -> str:
-    """A main table as `main_rows` gives it: best bold, what is not distinguishable from it underlined."""
+    """A main table as `main_rows` gives it: best bold, what is not distinguishable from it underlined, ? as there."""
     columns = [*table["metrics"], "Seeds"]
     lines = [
         "% Needs \\usepackage{booktabs}.",
@@ -55,6 +55,8 @@ def latex_cell(cell: dict[str, Any]) -> str:
         text = f"\\textbf{{{text}}}"
     elif cell["tied"]:
         text = f"\\underline{{{text}}}"
+    elif cell["uncompared"]:
+        text += "$^?$"
     return f"{text} $\\pm$ {escaped(cell['spread'])}" if cell["spread"] else text
 
 
@@ -67,8 +69,10 @@ def write_latex(sections: list[dict[str, Any]], folder: Path, patients: Any) -> 
             name = f"{section['name']}-{table['ratio']}-{table['convention']}"
             caption = (
                 f"{section['name']}, {patients(table['ratio'])}, {table['convention']} convention. Best in bold; "
-                "underlined is what is not distinguishable from it (paired difference, Holm-corrected)."
+                "underlined is what is not distinguishable from it (paired difference, Holm-corrected)"
             )
+            mark = "; a question mark: at most one seed in common with it, so that nothing is decided."
+            caption += mark if table["uncompared"] else "."
             write_text(folder / f"{name}.tex", latex(table, caption, f"tab:{name}"))
 
 

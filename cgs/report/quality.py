@@ -10,7 +10,7 @@ import pandas as pd
 from cgs.config import Config
 from cgs.plan import controls_of
 from cgs.report.drawing import CONTROLS
-from cgs.report.inputs import CELL, cell_values, most_seeds, shown_datasets
+from cgs.report.inputs import CELL, cell_values, most_seeds, seeds_of, shown_datasets
 from cgs.report.provenance import digests
 
 SEEDS_APART = 0.10
@@ -40,7 +40,8 @@ def findings(config: Config, tables: dict[str, pd.DataFrame], titles: dict[str, 
         for ratio in map(str, config.datasets[dataset].labelled):
             values = 100 * cell_values(tables, dataset, ratio, config)
             known = values[[m for m in values.index if m in CONTROLS or m not in controls_of(config)]]
-            yield from outside_controls(known, f"{dataset}, {ratio} labelled", titles)
+            seeds = seeds_of(config, tables["main"], dataset, ratio)
+            yield from outside_controls(known, seeds, f"{dataset}, {ratio} labelled", titles)
     yield from disagreements(config, tables, titles)
     for title, versions in digests(tables["runs"], titles).items():
         if len(versions) > 1:
@@ -174,17 +175,29 @@ def disagreements(
             )
 
 
-def outside_controls(values: pd.Series, where: str, titles: dict[str, str]) -> Iterator[Finding]:
-    """Methods below labelled-only or above fully-supervised, and controls in the wrong order."""
+def outside_controls(
+    values: pd.Series, seeds: dict[str, int], where: str, titles: dict[str, str]
+) -> Iterator[Finding]:
+    """Methods below labelled-only or above fully-supervised, and controls in the wrong order.
+
+    Means over different numbers of seeds are named with them: which of the seeds were lucky may explain the rest.
+    """
     low, high = values.get("labelled-only"), values.get("fully-supervised")
     if low is not None and high is not None and low >= high:
         text = f"{where}: labelled-only ({low:.1f} %) is not below fully supervised ({high:.1f} %)."
         yield finding("error", text)
     methods = values[[m for m in values.index if m not in CONTROLS]].sort_values()
-    for control, bound, outside, word in (
-        ("labelled-only", low, methods < low if low is not None else None, "below"),
-        ("full supervision", high, methods > high if high is not None else None, "above"),
+    for control, title, outside, word in (
+        ("labelled-only", "labelled-only", methods < low if low is not None else None, "below"),
+        ("fully-supervised", "full supervision", methods > high if high is not None else None, "above"),
     ):
-        if outside is not None and outside.any():
-            names = ", ".join(f"{titles[str(m)]} ({v:.1f} %)" for m, v in methods[outside].items())
-            yield finding("warning", f"{where}: {word} {control} ({bound:.1f} %): {names}.")
+        if outside is None or not outside.any():
+            continue
+        names = [control, *map(str, methods.index[outside])]
+        numbers = [seeds.get(m, 0) for m in names]
+        each = [
+            f"{values[m]:.1f} %" + f", {n} seed{'s' * (n != 1)}" * (len(set(numbers)) > 1)
+            for m, n in zip(names, numbers, strict=True)
+        ]
+        found = ", ".join(f"{titles[m]} ({value})" for m, value in zip(names[1:], each[1:], strict=True))
+        yield finding("warning", f"{where}: {word} {title} ({each[0]}): {found}.")

@@ -174,9 +174,11 @@ def is_folder(value: Any) -> bool:
 def plain_folder(value: dict[str, Any]) -> dict[str, Any]:
     """The same with names and times in one line, times as days."""
     days = {key: plain(value[key] or "unknown")[:10] for key in ("started", "finished")}
-    return {"name": plain(value["name"])[:LONGEST], "cells": int(value["cells"]), **days} | {
-        "sha256": plain(value["sha256"])[:12]
-    }
+    name = plain(value["name"])[:LONGEST]
+    at = value.get("at")  # Tables of an earlier version lack it.
+    place = plain(at)[:LONGEST] if isinstance(at, str) else f"PATH/{name}"
+    facts = {"name": name, "at": place, "cells": int(value["cells"]), "sha256": plain(value["sha256"])[:12]}
+    return {**facts, **days}
 
 
 def is_source(value: Any) -> bool:

@@ -73,7 +73,7 @@ class TrainingConfig(Strict):
         64,
         ge=0,
         description="Unlabelled slices on which the quality of pseudo-labels is watched at each validation, by labels "
-        "that the loss never sees; 0: none.",
+        "that the loss never sees; 0: none. A training that is complete keeps the log that it has.",
     )
     device: str = Field(
         "auto",
@@ -154,6 +154,22 @@ class Ensemble(Strict):
     )
     title: str | None = own_title()
     _differ = field_validator("members")(no_repeats)
+
+
+TAKEN = (
+    "all",
+    "prepare",
+    "train",
+    "predict",
+    "ensemble",
+    "prompt",
+    "evaluate",
+    "tables",
+    "page",
+    "figures",
+    "latex",
+)
+"""Names that no experiment may have: rules of the workflow, and folders beside the report."""
 
 
 class Promptable(Strict):
@@ -274,7 +290,7 @@ class Config(Strict):
             where = f"experiments.{name}"
             if name.startswith("table-"):
                 raise ValueError(f"{where}: names that begin with table- are those of the main tables")
-            if name in ("all", "figures", "latex"):  # A target, and folders beside the report.
+            if name in TAKEN:
                 raise ValueError(f"{where}: that name is taken; choose another one")
             for method in experiment.methods:
                 self._base_of(method)

@@ -53,9 +53,9 @@ def merge(sources: Sequence[Path], target: Path) -> str:
                     check_same(runs[name], folder)
                 else:
                     runs[name] = folder
-    fresh = [
-        (name, folder) for name, folder in runs.items() if not (target / name / "provenance.json").is_file()
-    ]
+    fresh = [(name, folder) for name, folder in runs.items() if folder != target / name]
+    for name, folder in fresh:
+        check_weights(target / name, folder)
     for name, folder in fresh:
         copy_run(folder, target / name)
     for file, _ in configs.values():
@@ -73,6 +73,11 @@ def check_config(file: Path, configs: dict[str, tuple[Path, object]]) -> None:
             dataset.pop(key, None)
     for key in ("device", "gpu_slots", "threads"):
         values["training"].pop(key, None)
+    for entry in (values["network"], *(v["network"] for v in values["variants"].values() if v["network"])):
+        entry.pop("weights", None)  # Their runs name its digest.
+    for model in values["promptable"].values():
+        for key in ("code", "weights"):
+            model.pop(key)
     name = file.parent.name
     first, known = configs.setdefault(name, (file, values))
     if known != values:
@@ -101,6 +106,15 @@ def check_same(first: Path, second: Path) -> None:
     )
     if not same:
         raise SuiteError(f"{first} and {second} hold different results of one run; remove one of them.")
+
+
+def check_weights(place: Path, folder: Path) -> None:
+    """Raise SuiteError where `place` holds a trained run without scores that is another one than `folder`."""
+    for name in ("weights.safetensors", "weights-last.safetensors"):
+        own, other = place / name, folder / name
+        there = (place / "provenance.json").is_file() and own.is_file() and other.is_file()
+        if there and not filecmp.cmp(own, other, False):
+            raise SuiteError(f"{place} and {folder} hold different results of one run; remove one of them.")
 
 
 def copy_run(folder: Path, place: Path) -> None:

@@ -17,7 +17,7 @@ from cgs.dataset_config import DatasetConfig, FilesBase
 from cgs.digest import source_digest
 from cgs.discovery import ROOT, module_of
 from cgs.engine.method import method_of
-from cgs.engine.run import training_digest
+from cgs.engine.run import by_content, training_digest
 from cgs.engine.train import INCIDENTAL
 from cgs.errors import SuiteError
 from cgs.paths import Paths
@@ -58,7 +58,7 @@ def work_plan(values: dict[str, Any]) -> dict[str, Any]:
             "prompt": source_digest("cgs.evaluation.promptable"),
             "evaluate": source_digest("cgs.evaluation.score"),
             "tables": source_digest("cgs.analysis.tables"),
-            "report": source_digest("cgs.report.page") + templates_digest(),
+            "report": source_digest("cgs.report.page") + files_digest(ROOT / "cgs" / "report" / "templates"),
         },
         "evaluation": dump["evaluation"],
         "report_params": {
@@ -68,9 +68,9 @@ def work_plan(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def templates_digest() -> str:
-    """Digest of the report's templates, which no import names."""
-    files = sorted((ROOT / "cgs" / "report" / "templates").iterdir())
+def files_digest(folder: Path) -> str:
+    """Digest of files which no import names: splits of datasets, templates of the report."""
+    files = sorted(file for file in folder.iterdir() if file.is_file())
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
@@ -110,7 +110,8 @@ def why_not(name: str, dataset: DatasetConfig) -> str | None:
 def data_plan(name: str, dump: dict[str, Any]) -> dict[str, Any]:
     """Parameters and digest of one dataset; how many labels are used later does not change its slices."""
     params = {k: v for k, v in dump["datasets"][name].items() if k not in ("labelled", "main_table")}
-    return {"params": params, "digest": source_digest("cgs.data.prepare")}
+    splits = files_digest(ROOT / "cgs" / "data" / "splits")
+    return {"params": params, "digest": source_digest("cgs.data.prepare") + splits}
 
 
 def run_plans(config: Config, dump: dict[str, Any]) -> list[dict[str, Any]]:
@@ -121,7 +122,7 @@ def run_plans(config: Config, dump: dict[str, Any]) -> list[dict[str, Any]]:
         base, _ = config.method_and_options(name)
         # Built as it will be trained: what does not fit ends here, not in the night.
         options = method_of(config, name, classes=2, size=64).options.model_dump(mode="json")
-        network = config.network_of(name).model_dump(mode="json")
+        network = by_content(config.network_of(name).model_dump(mode="json"))
         params = {"method": base, "options": options, "training": protocol, "network": network}
         methods[name] = {"digest": training_digest(module_of(base)), "params": params}
     return [{**vars(cell), **methods[cell.method]} for cell in trainings(config)]
@@ -141,9 +142,13 @@ def ensemble_plans(config: Config) -> list[dict[str, Any]]:
 
 
 def promptable_plans(config: Config) -> list[dict[str, Any]]:
-    """One entry per promptable model's cell, with its options."""
-    found = [c for c in cells(config) if c.method in config.promptable]
-    return [{**vars(c), **config.promptable[c.method].model_dump(mode="json")} for c in found]
+    """One entry per promptable model's cell, with its options and the files that it is made of."""
+    found = [(c, config.promptable[c.method]) for c in cells(config) if c.method in config.promptable]
+    files = {cell: (model.code.rpartition(":")[0], str(model.weights)) for cell, model in found}
+    return [
+        {**vars(c), **m.model_dump(mode="json"), "files": [f for f in files[c] if Path(f).is_file()]}
+        for c, m in found
+    ]
 
 
 def target_plans(config: Config) -> dict[str, dict[str, Any]]:

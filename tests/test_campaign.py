@@ -659,6 +659,19 @@ def test_shards_are_merged_and_conflicts_refused(tmp_path: Path) -> None:
     longer = {**facts["bytes"], "log.jsonl": facts["bytes"]["log.jsonl"] + 1}  # Its times have other digits.
     elsewhere.write_text(json.dumps(facts | {"bytes": longer, "energy_joules": 1.0, "machine": "another"}))
     assert merge(outs, target).startswith("0 runs came"), "the same run on two machines"
+    unscored = next(target.rglob("scores.csv"))
+    unscored.unlink()
+    assert merge(outs, target).startswith("1 runs came") and unscored.is_file(), (
+        "its scores were still to come"
+    )
+    unscored.unlink()
+    weights = unscored.with_name("weights.safetensors")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + b"x")
+    with pytest.raises(SuiteError, match="hold different results of one run"):
+        merge(outs, target)
+    weights.write_bytes(whole)
+    merge(outs, target)
     scores = next(outs[0].rglob("scores.csv"))
     scores.write_text(scores.read_text().replace("dice", "Dice", 1))
     with pytest.raises(SuiteError, match="hold different results of one run"):

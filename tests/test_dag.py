@@ -12,11 +12,13 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from conftest import small_config
 
+from cgs.config import TAKEN
 from cgs.discovery import ROOT
 from cgs.errors import SuiteError
 from cgs.workplan import work_plan
@@ -207,6 +209,31 @@ def test_missing_datasets_are_said_before_anything_runs(project: Path) -> None:
     done = snakemake(project, "-n", "--config", "datasets=adcd")
     assert "no dataset 'adcd'; there are acdc, segthor, synapse, acdc-384." in done.stderr
     assert "lock" not in snakemake(project, "-n", "table-acdc").stderr.lower()
+
+
+def test_no_experiment_takes_the_name_of_a_rule() -> None:
+    files = [ROOT / "Snakefile", *(ROOT / "workflow" / "rules").glob("*.smk")]
+    rules = {name for file in files for name in re.findall(r"^rule (\w+):", file.read_text(), re.M)}
+    assert len(rules) > 5 and rules <= set(TAKEN)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "said"),
+    [
+        ({"datasets": ["phantom"]}, (), "datasets: Input should be a valid dictionary"),
+        ({"datasets": "phantom"}, (), "datasets: Input should be a valid dictionary"),
+        ({"experiments": ["x"]}, ("datasets=phantom",), "experiments: Input should be a valid dictionary"),
+    ],
+)
+def test_a_list_where_a_mapping_belongs_is_one_sentence(
+    project: Path, changes: dict[str, Any], words: tuple[str, ...], said: str
+) -> None:
+    values = yaml.safe_load((project / "tiny.yaml").read_text()) | changes
+    (project / "wrong.yaml").write_text(yaml.safe_dump(values))
+    extra = ("--config", *words) if words else ()
+    done = snakemake(project, "-n", "--configfile", "wrong.yaml", *extra)
+    assert done.returncode != 0 and said in done.stderr and "Traceback" not in done.stderr
+    assert "plan.smk" not in done.stderr
 
 
 def test_a_part_runs_alone(project: Path) -> None:

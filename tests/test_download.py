@@ -121,7 +121,7 @@ def cut(site: Site, folder: Path, **changes: Any) -> bytes:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != "addresses.json")
 
 
 def test_a_download_and_its_record(site: Site, tmp_path: Path) -> None:
@@ -145,6 +145,20 @@ def test_a_file_put_there_by_hand_is_recorded(site: Site, tmp_path: Path) -> Non
     (tmp_path / "data.bin").write_bytes(OTHER)
     download(site.url(), tmp_path, None)
     assert not site.asked and read_json(tmp_path / "checksums.json") == {"data.bin": digest(OTHER)}
+
+
+def test_another_address_is_fetched_although_the_name_is_the_same(site: Site, tmp_path: Path) -> None:
+    download(site.url("/v1/data.bin"), tmp_path, None)
+    site.body = OTHER
+    assert download(site.url("/v1/data.bin"), tmp_path, None).read_bytes() == BODY
+    assert download(site.url("/v2/data.bin"), tmp_path, None).read_bytes() == OTHER
+    assert [a["path"] for a in site.asked] == ["/v1/data.bin", "/v2/data.bin"]
+    assert read_json(tmp_path / "checksums.json") == {"data.bin": digest(OTHER)}
+    assert read_json(tmp_path / "addresses.json") == {"data.bin": site.url("/v2/data.bin")}
+    assert download(site.url("/v3/data.bin"), tmp_path, digest(OTHER)).read_bytes() == OTHER, (
+        "known by digest"
+    )
+    assert len(site.asked) == 2
 
 
 @pytest.mark.parametrize("sha256", [None, digest(BODY)])

@@ -175,14 +175,19 @@ def test_a_failed_run_is_recorded_and_can_be_repeated(
     os.symlink(phantom, paths.data("phantom"))
     folder = paths.run("phantom", "1", "labelled-only", 0)
 
+    real = LabelledOnly.loss
+
     def broken(self, batch, progress):
-        raise RuntimeError("boom")
+        if progress.iteration == 2:
+            raise RuntimeError("boom")
+        return real(self, batch, progress)
 
     with monkeypatch.context() as patch:
         patch.setattr(LabelledOnly, "loss", broken)
         assert train(config, cell, paths, Silent, keep_failure=True) is False  # type: ignore[arg-type]
     failure = json.loads((folder / "failure.json").read_text())
     assert failure["sentence"] == "RuntimeError: boom" and "Traceback" in failure["traceback"]
+    assert failure["iteration"] == 2, "the last one that was done"
     assert json.loads((folder / "provenance.json").read_text())["status"] == "failed"
     assert "boom" in capsys.readouterr().err
     assert train(config, cell, paths, Silent, keep_failure=True) is True  # type: ignore[arg-type]

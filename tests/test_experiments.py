@@ -489,6 +489,7 @@ def test_cells_of_experiments_and_ensembles_are_there_once() -> None:
         ({"methods": [], "experiments": {}}, "name at least one method"),
         ({"experiments": {"table-x": {"title": "X"}}}, "those of the main tables"),
         ({"experiments": {"latex": {"title": "X"}}}, "that name is taken"),
+        ({"experiments": {"tables": {"title": "X"}}}, "that name is taken"),
         ({"experiments": {"x": {"title": "X", "datasets": ["phanton"]}}}, "did you mean 'phantom'"),
         ({"experiments": {"x": {"title": "X", "methods": ["csg"]}}}, "did you mean 'c"),
         ({"experiments": {"x": {"title": "X", "labelled": [9]}}}, "phantom has 6 training patients"),

@@ -12,8 +12,10 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 import nibabel
@@ -23,6 +25,7 @@ import pytest
 import yaml
 
 from cgs.data.nifti import read_nifti
+from cgs.data.pack import pack
 from cgs.data.prepare import prepare
 from cgs.data.source import SPLITS
 from cgs.data.store import UNLABELLED, list_cases, load_case, load_slices
@@ -412,6 +415,60 @@ def nearest(array: np.ndarray) -> np.ndarray:
     from cgs.data.store import resize_nearest
 
     return resize_nearest(array, (32, 32))
+
+
+def test_a_label_that_lies_elsewhere_is_refused(tmp_path: Path) -> None:
+    """Of the same size and directions: every slice would get the label of another one."""
+    config = own_folder(tmp_path / "own", ROWS)
+    _, label = made(0, 2)
+    moved = SUPINE.copy()
+    for shift, sentence in ((0.1, None), (12.0, r"begin \(0\.0, 0\.0, -12\.0\) mm apart in space")):
+        moved[2, 3] = SUPINE[2, 3] + shift
+        save(tmp_path / "own/labels/a1.nii.gz", np.array([0, 3, 7], np.uint8)[label], moved)
+        with pytest.raises(SuiteError, match=sentence) if sentence else nullcontext():
+            prepare("own", config, tmp_path / "out", 1)
+
+
+def test_other_content_of_the_same_size_is_another_dataset(tmp_path: Path) -> None:
+    """A training that took it for the same would keep its weights and be scored against other labels."""
+    config = own_folder(tmp_path / "own", ROWS)
+
+    def source() -> dict[str, Any]:
+        prepare("own", config, tmp_path / "out", 1)
+        return dict(read_json(tmp_path / "out" / "source.json"))
+
+    first = source()
+    assert source() == first, "the same files give the same"
+    swapped = FolderConfig(**config.model_dump() | {"targets": {"duct": 3, "cyst": 7}})
+    prepare("own", swapped, tmp_path / "swapped", 1)
+    second = read_json(tmp_path / "swapped" / "source.json")
+    assert second["sizes"] == first["sizes"]
+    assert {k for k, v in first["digests"].items() if second["digests"][k] != v} == {"labels.npy", "cases"}
+    image, _ = made(4, 2)
+    save(tmp_path / "own/images/d.nii.gz", image[::-1].copy(), SUPINE)
+    third = source()
+    assert {k for k, v in first["digests"].items() if third["digests"][k] != v} == {"cases"}
+
+
+def test_what_a_killed_attempt_left_is_removed_and_not_packed(tmp_path: Path) -> None:
+    config, out = own_folder(tmp_path / "own", ROWS), tmp_path / "out"
+
+    def leave() -> None:
+        (out / ".unpacked.123.tmp" / "deep").mkdir(parents=True)
+        (out / ".unpacked.123.tmp" / "deep" / "volume.nii").write_bytes(b"raw")
+        (out / "unpacked").mkdir(exist_ok=True)
+        (out / ".images.123.tmp.npy").write_bytes(b"half")
+
+    leave()
+    prepare("own", config, out, 1)
+    assert sorted(p.name for p in out.iterdir()) == [
+        *("audit.json", "cases", "cases.csv", "images.npy", "labels.npy", "manifest.csv", "source.json"),
+    ]
+    (tmp_path / "own.pack.001").write_bytes(b"of a larger one")
+    whole = [part.read_bytes() for part in pack(out, tmp_path / "own.pack", 60)]
+    leave()
+    assert [part.read_bytes() for part in pack(out, tmp_path / "own.pack", 60)] == whole
+    assert [p.name for p in tmp_path.glob("own.pack.*")] == ["own.pack.000"]
 
 
 def test_other_labels_and_slices_with_targets(tmp_path: Path) -> None:

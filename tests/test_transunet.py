@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import small_config
 from scipy import ndimage
 from torch import Tensor, nn
 
+from cgs.engine.run import by_content
 from cgs.errors import SuiteError
+from cgs.evaluation.predict import trained_method
 from cgs.networks.transunet import (
     Attention,
     Block,
@@ -22,6 +26,8 @@ from cgs.networks.transunet import (
     Unit,
     load_checkpoint,
 )
+from cgs.plan import Cell
+from cgs.workplan import work_plan
 
 POSITION = "Transformer/posembed_input/pos_embedding"
 ATTENTION = "Transformer/encoderblock_5/MultiHeadDotProductAttention_1"
@@ -298,3 +304,33 @@ def test_damaged_file_in_one_sentence(net: TransUNet, tmp_path: Path, content: b
     path.write_bytes(content)
     with pytest.raises(SuiteError, match=r"weights\.npz is no readable npz \(.*\); put .* there again\.$"):
         load_checkpoint(net, path)
+
+
+def test_initial_weights_count_by_what_they_hold(tmp_path: Path) -> None:
+    """Another file in the same place is another training; the same file in another place is not."""
+    for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
+        (tmp_path / name).write_bytes(content)
+    network = {"kind": "transunet", "width": 16, "weights": None}
+    a, b, c = (by_content({**network, "weights": str(tmp_path / name)}) for name in "abc")
+    assert a == b != c and a["kind"] == "transunet"
+    assert by_content(network) == network
+    values = small_config(
+        methods=["cgs", "t"],
+        variants={"t": {"extends": "cgs", "network": {"kind": "transunet", "weights": str(tmp_path / "a")}}},
+    )
+    plans = []
+    for content in (b"one", b"two"):
+        (tmp_path / "a").write_bytes(content)
+        plans.append({r["method"]: r["params"] for r in work_plan(values.model_dump(mode="json"))["runs"]})
+    assert plans[0]["cgs"] == plans[1]["cgs"] and plans[0]["t"] != plans[1]["t"]
+
+
+def test_a_trained_run_needs_no_initial_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = {"kind": "transunet", "weights": str(tmp_path / "gone.npz")}
+    config = small_config(methods=["t"], variants={"t": {"extends": "labelled-only", "network": network}})
+    asked = []
+    monkeypatch.setattr("cgs.evaluation.predict.build", lambda method, *_: asked.append(method.task))
+    slices = SimpleNamespace(classes=4, size=64)
+    trained_method(config, Cell("phantom", "1", "t", 0), slices, torch.device("cpu"))  # type: ignore[arg-type]
+    (task,) = asked
+    assert task.network == "transunet" and task.weights is None

@@ -34,6 +34,7 @@ from cgs.files import read_json, write_json
 pooch.get_logger().setLevel(logging.WARNING)
 
 CHECKSUMS = "checksums.json"
+ADDRESSES = "addresses.json"
 TIMEOUT = (30.0, 60.0)
 """Seconds to connect and to wait for the next bytes."""
 
@@ -55,7 +56,8 @@ def download(url: str, folder: Path, sha256: str | None) -> Path:
     """Fetch `url` into `folder` under the last part of its path, unless the right file is there; returns the file.
 
     What has arrived of a download that failed is kept as `<name>.part`, and the next call goes on from there. Without
-    `sha256` the digest found first is written to `checksums.json` beside the file and asked for afterwards. Raises
+    `sha256` the digest found first is written to `checksums.json` beside the file and asked for afterwards; a file of
+    another address (`addresses.json`) gives way. Raises
     SuiteError with one sentence for an address that is not http or https or names no file, for a server that cannot be
     reached, refuses or stops sending, for a folder that cannot be written, and for a file of another digest, which is
     deleted.
@@ -64,6 +66,10 @@ def download(url: str, folder: Path, sha256: str | None) -> Path:
     name = _name(address, url)
     if sha256 is not None and not SHA256.fullmatch(sha256.lower()):
         raise SuiteError(f"The SHA-256 {sha256!r} of {address} must be 64 hexadecimal digits; mend it.")
+    before = _addresses(folder).get(name)
+    if sha256 is None and before not in (None, address):
+        (folder / name).unlink(missing_ok=True)
+        write_json(folder / CHECKSUMS, {n: d for n, d in _recorded(folder).items() if n != name})
     recorded = _recorded(folder).get(name)
     known = sha256.lower() if sha256 else recorded
     downloader = _Downloader(folder / f"{name}.part", address)
@@ -85,6 +91,8 @@ def download(url: str, folder: Path, sha256: str | None) -> Path:
     if known is None:
         found = downloader.found or pooch.file_hash(folder / name)
         write_json(folder / CHECKSUMS, {**_recorded(folder), name: found})
+    if before != address:
+        write_json(folder / ADDRESSES, {**_addresses(folder), name: address})
     return folder / name
 
 
@@ -113,7 +121,7 @@ def _name(address: str, url: str) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", last)[-LONGEST:].strip(".")
     if not name.strip("._-"):
         raise SuiteError(f"{address} does not end in the name of a file; give the address of a file.")
-    if name.lower() == CHECKSUMS or name.lower().endswith((".part", ".part.json")):
+    if name.lower() in (CHECKSUMS, ADDRESSES) or name.lower().endswith((".part", ".part.json")):
         raise SuiteError(
             f"{address} ends in a name that is kept for notes on downloads; give another address."
         )
@@ -122,13 +130,20 @@ def _name(address: str, url: str) -> str:
 
 def _recorded(folder: Path) -> dict[str, str]:
     """Digests that were found first, by name. Raises SuiteError when the record is damaged."""
-    path = folder / CHECKSUMS
-    if not path.exists():
-        return {}
-    values = read_json(path)
-    if not isinstance(values, dict) or not all(SHA256.fullmatch(str(v)) for v in values.values()):
-        raise SuiteError(f"{path} must hold a SHA-256 for each name; mend or delete it.")
+    return _noted(folder / CHECKSUMS, "a SHA-256", SHA256)
+
+
+def _noted(path: Path, what: str, pattern: re.Pattern[str]) -> dict[str, str]:
+    """Texts of a pattern by names; none where there is no such file. Raises SuiteError when it is damaged."""
+    values = read_json(path) if path.exists() else {}
+    if not isinstance(values, dict) or not all(pattern.fullmatch(str(v)) for v in values.values()):
+        raise SuiteError(f"{path} must hold {what} for each name; mend or delete it.")
     return values
+
+
+def _addresses(folder: Path) -> dict[str, str]:
+    """The addresses that files came from, by name. Raises SuiteError when the record is damaged."""
+    return _noted(folder / ADDRESSES, "an address", re.compile(r"https?://.+"))
 
 
 class _Part:

@@ -68,6 +68,7 @@ class Folder(Source):
                 values,
                 others=config.other_labels == "background",
                 straighten=config.straighten,
+                origins=True,
             )
         else:
             image, spacing, _ = read_nifti(path, config.straighten)

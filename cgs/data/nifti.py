@@ -64,10 +64,12 @@ def read_pair(
     *,
     others: bool = False,
     straighten: bool = True,
+    origins: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, Spacing]:
     """Image (D, H, W) as stored, label uint8, spacing (z, y, x) in mm, of two files that lie alike in space.
 
-    `values` gives the class of every label value but 0, see `classes`; for the rest see `read_nifti`.
+    `values` gives the class of every label value but 0, see `classes`; for the rest see `read_nifti`. With `origins`
+    they must begin in the same place too, to half a voxel.
     """
     voxels, spacing, affine = read_nifti(image, straighten)
     marks, _, other = read_nifti(label, straighten)
@@ -81,6 +83,13 @@ def read_pair(
         raise SuiteError(
             f"{image} and {label} lie differently in space (spacing or directions of their headers); resample the "
             "label to the image."
+        )
+    shift = affine[:3, 3] - other[:3, 3]
+    if origins and np.abs(shift).max() > 0.5 * min(spacing):
+        each = ", ".join(f"{s:.1f}" for s in shift)
+        raise SuiteError(
+            f"{image} and {label} begin ({each}) mm apart in space (origin of their headers); resample the label to "
+            "the image, or mend its header."
         )
     return voxels, classes(marks, values, label, others=others), spacing
 

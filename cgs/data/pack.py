@@ -6,6 +6,7 @@ come out, so a training there is the training that would have run here.
 
 from __future__ import annotations
 
+import glob
 import io
 import json
 import shutil
@@ -20,6 +21,7 @@ from cgs.data.archive import checked_name
 from cgs.errors import SuiteError, plain
 from cgs.files import DAMAGED, atomic_path
 
+PREPARED = ("audit.json", "cases.csv", "images.npy", "labels.npy", "manifest.csv")
 WRITTEN_LAST = "source.json"
 LARGEST = 64 * 1024**3
 """Bytes that a pack may hold after decompression."""
@@ -29,8 +31,8 @@ def pack(folder: Path, target: Path, megabytes: int) -> list[Path]:
     """Write the prepared dataset in `folder` as `<target>.000`, `.001` ...; returns the parts."""
     if not (folder / WRITTEN_LAST).is_file():
         raise SuiteError(f"{folder} holds no complete dataset; run `python -m cgs prepare` for it.")
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    names.sort(key=lambda name: name == WRITTEN_LAST)
+    cases = [f"cases/{file.name}" for file in sorted((folder / "cases").glob("[!.]*.npz"))]
+    names = [*PREPARED, *cases, WRITTEN_LAST]  # Nothing that an attempt to prepare left there.
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as archive:
         for name in names:
@@ -45,6 +47,9 @@ def pack(folder: Path, target: Path, megabytes: int) -> list[Path]:
         with atomic_path(part) as temporary:
             temporary.write_bytes(data[start : start + size])
         parts.append(part)
+    for old in target.parent.glob(f"{glob.escape(target.name)}.[0-9][0-9][0-9]"):
+        if old not in parts:  # Of a larger pack of that name.
+            old.unlink()
     return parts
 
 

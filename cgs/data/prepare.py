@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import re
@@ -19,7 +20,7 @@ import pandas as pd
 from cgs.data.audit import audit
 from cgs.data.phantom import Phantom
 from cgs.data.source import Source, root_of
-from cgs.data.store import SCALE, UNLABELLED, resize_nearest, sizes
+from cgs.data.store import SCALE, UNLABELLED, read_arrays, resize_nearest, sizes
 from cgs.dataset_config import (
     AcdcConfig,
     DatasetConfig,
@@ -29,7 +30,7 @@ from cgs.dataset_config import (
     SynapseConfig,
 )
 from cgs.errors import SuiteError
-from cgs.files import atomic_path, write_json
+from cgs.files import atomic_path, read_csv, write_json
 
 
 def open_source(name: str, dataset: DatasetConfig, place: Path | None = None) -> Source:
@@ -136,6 +137,11 @@ def prepare(
     """
     with suppress(FileNotFoundError, NotADirectoryError):
         (folder / "source.json").unlink()
+    for left in [*folder.glob(".*.tmp*"), folder / "unpacked"]:  # Of an attempt that was killed.
+        if left.is_dir():
+            shutil.rmtree(left)
+        elif left.exists():
+            left.unlink()
     with located(name, dataset, folder, downloads) as place:
         source = open_source(name, dataset, place)
         if (folder / "cases").is_dir():
@@ -158,9 +164,26 @@ def prepare(
             "size": dataset.size,
             "parameters": parameters,
             "sizes": sizes(folder),
+            "digests": digests(folder),
             **facts,
         },
     )
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the training slices and of the arrays of all cases: other content makes another training.
+
+    Sizes do not show it, nor do the files of the cases, which hold the time at which they were written.
+    """
+    found = {}
+    for name in ("images.npy", "labels.npy", "manifest.csv"):
+        with open(folder / name, "rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    cases = hashlib.sha256((folder / "cases.csv").read_bytes())
+    for name in read_csv(folder / "cases.csv", dtype=str)["case"]:
+        for array in read_arrays(folder / "cases", name, "image", "label", "spacing"):
+            cases.update(np.ascontiguousarray(array).data)
+    return {**found, "cases": cases.hexdigest()}
 
 
 Read = Callable[[Callable[[str], Any], Sequence[str]], Iterable[Any]]

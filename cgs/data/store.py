@@ -79,7 +79,10 @@ def nearest_indices(n_in: int, n_out: int) -> np.ndarray:
 
 
 def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize the last two axes by nearest neighbour with aligned end points (scipy's zoom of order 0)."""
+    """Resize the last two axes by nearest neighbour with aligned end points.
+
+    As scipy's zoom of order 0, but for the last row and column, which that fills with zeros at some pairs of sizes.
+    """
     rows, columns = (nearest_indices(n, m) for n, m in zip(array.shape[-2:], size, strict=True))
     return array[..., rows[:, None], columns]
 

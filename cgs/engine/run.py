@@ -34,6 +34,18 @@ def fingerprint(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def by_content(network: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a network, initial weights named by their SHA-256: what they hold counts, not their place."""
+    weights = network["weights"]
+    return network | {"weights": digest_of(Path(weights))} if weights and Path(weights).is_file() else network
+
+
 def weights_of(networks: dict[str, nn.Module]) -> dict[str, Tensor]:
     """A copy of the state of networks as `<network>.<tensor>`, on the CPU."""
     return {

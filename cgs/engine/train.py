@@ -36,6 +36,7 @@ from cgs.engine.run import (
     COMPLETE,
     WEIGHTS,
     Log,
+    by_content,
     complete_already,
     fingerprint,
     load_checkpoint,
@@ -255,7 +256,7 @@ class Trainer:
         self.best_weights: dict[str, Tensor] = {}
         self.last_dice = float("nan")
         self.best_state: dict[str, Any] = {}  # Networks and optimiser, for a next stage that starts there.
-        self.describe_run(data, base, config.network_of(cell.method).model_dump(mode="json"))
+        self.describe_run(data, base, by_content(config.network_of(cell.method).model_dump(mode="json")))
         self.seed_torch("dropout")
 
     def seed_torch(self, axis: str) -> None:
@@ -340,6 +341,7 @@ class Trainer:
         while self.done < begin + length:
             terms = self.iterate(Progress(self.done - begin, length, stage.name))
             self.done += 1
+            self.facts["iterations"] = self.done  # A failure names it.
             self.seconds = time.perf_counter() - clock
             display.iteration(self.done)
             if self.done % self.training.log_every == 0:
@@ -371,7 +373,7 @@ class Trainer:
         if not np.isfinite(sum(values.values())):
             raise Diverged(
                 f"The loss is {sum(values.values())} at iteration {self.done} ({values}); lower "
-                "training.learning_rate, or use float32. The last good state is in last.ckpt."
+                "training.learning_rate, or use float32. last.ckpt holds the checkpoint before, if there was one."
             )
         return values
 

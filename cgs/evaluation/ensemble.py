@@ -15,11 +15,11 @@ from torch import Tensor
 
 from cgs.data.store import list_cases, load_case, load_slices, resize_nearest
 from cgs.engine.device import describe, lease, prepare_torch
-from cgs.engine.method import Method, build, method_of
+from cgs.engine.method import Method
 from cgs.engine.run import WEIGHTS, now, record_failure, versions
 from cgs.engine.validate import BATCH, evaluating, working_slices
 from cgs.errors import SuiteError
-from cgs.evaluation.predict import load_weights
+from cgs.evaluation.predict import load_weights, trained_method
 from cgs.files import atomic_path, write_json
 from cgs.plan import members
 from cgs.runfiles import read_facts
@@ -94,9 +94,7 @@ def predict_together(
     """`<selection>/<case>` to uint8 (D, H, W) at the native size."""
     data = paths.data(cells[0].dataset)
     slices = load_slices(data)
-    methods = {cell: method_of(config, cell.method, slices.classes, slices.size) for cell in cells}
-    for method in methods.values():
-        build(method, lambda axis: None, device)
+    methods = {cell: trained_method(config, cell, slices, device) for cell in cells}
     predictions = {}
     for selection in config.evaluation.selections:
         for cell, method in methods.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from cgs.data.store import list_cases, load_case, load_slices
+from cgs.data.store import Slices, list_cases, load_case, load_slices
 from cgs.engine.device import describe, lease, prepare_torch
 from cgs.engine.method import Method, build, method_of
 from cgs.engine.run import WEIGHTS
@@ -47,6 +48,14 @@ def load_weights(method: Method, path: Path) -> None:
             ) from None
 
 
+def trained_method(config: Config, cell: Cell, slices: Slices, device: torch.device) -> Method:
+    """The method of a trained run, for its weights to be loaded: those that it started from are not needed."""
+    method = method_of(config, cell.method, slices.classes, slices.size)
+    method.task = replace(method.task, weights=None)
+    build(method, lambda axis: None, device)
+    return method
+
+
 def predict(config: Config, cell: Cell, paths: Paths) -> None:
     """Write `predictions.npz`: `<selection>/<case>` to uint8 (D, H, W) at the native size; `inference.json`: its time.
 
@@ -71,8 +80,7 @@ def predict_cases(
     """Label volumes of every test case for every checkpoint that is evaluated; the seconds a slice of each volume."""
     data, folder = paths.data(cell.dataset), paths.run(cell.dataset, cell.labelled, cell.method, cell.seed)
     slices = load_slices(data)
-    method = method_of(config, cell.method, slices.classes, slices.size)
-    build(method, lambda axis: None, device)
+    method = trained_method(config, cell, slices, device)
     cases = {name: load_case(data, name) for name in list_cases(data, "test")}
     predictions, seconds = {}, []
     for selection in config.evaluation.selections:

@@ -12,7 +12,6 @@ so. Where masks overlap, the smaller one wins.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ from scipy import ndimage
 
 from cgs.data.store import list_cases, load_case
 from cgs.engine.device import describe, lease
-from cgs.engine.run import now, versions
+from cgs.engine.run import digest_of, now, versions
 from cgs.errors import SuiteError
 from cgs.files import atomic_path, write_json
 
@@ -78,12 +77,6 @@ def prompt_test_cases(config: Config, cell: Cell, paths: Paths) -> None:
             "finished": now(),
         },
     )
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_model(name: str, entry: Promptable, device: str) -> Model:

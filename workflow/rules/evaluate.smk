@@ -61,6 +61,7 @@ rule ensemble:
 rule prompt:
     input:
         at("data/{dataset}/source.json"),
+        lambda wildcards: PROMPTABLE[tuple(wildcards)]["files"],
     output:
         at_run("provenance.json"),
         at_run("predictions.npz"),

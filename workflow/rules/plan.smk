@@ -42,7 +42,10 @@ def chosen_datasets(values):
         names = [name.strip() for name in names.split(",")]
     entries = {}
     for file in workflow.configfiles:
-        entries.update(yaml.safe_load(Path(file).read_text()).get("datasets") or {})
+        own = yaml.safe_load(Path(file).read_text()).get("datasets") or {}
+        if not isinstance(own, dict):
+            return values  # The plan says what is wrong with it.
+        entries.update(own)
     unknown = [name for name in names if name not in entries]
     if unknown:
         sys.stderr.write(
@@ -52,9 +55,20 @@ def chosen_datasets(values):
         os._exit(1)
     kept = {name: entries[name] for name in names}
     # Entries that use the files of one that is kept stay too, and experiments lose what is not there.
-    kept.update({n: e for n, e in entries.items() if (e or {}).get("files_of") in kept})
+    kept.update(
+        {
+            n: e
+            for n, e in entries.items()
+            if isinstance(e, dict) and e.get("files_of") in kept
+        }
+    )
     experiments = {}
-    for name, experiment in (values.get("experiments") or {}).items():
+    given = values.get("experiments") or {}
+    if not isinstance(given, dict) or not all(
+        isinstance(e, dict) for e in given.values()
+    ):
+        return {**values, "datasets": kept}
+    for name, experiment in given.items():
         left = [d for d in experiment.get("datasets") or [] if d in kept]
         if left or not experiment.get("datasets"):
             experiments[name] = {**experiment, "datasets": left}

@@ -26,6 +26,7 @@ from cgs.data.acdc import Acdc
 from cgs.data.archive import unpack
 from cgs.data.folder import Folder, read_split
 from cgs.data.nifti import classes, read_nifti, scaled, windowed
+from cgs.data.pack import PREPARED as PACKED
 from cgs.data.pack import described, pack
 from cgs.data.pack import unpack as unpack_pack
 from cgs.data.source import TrainingSlice, Volume
@@ -441,7 +442,7 @@ def test_damaged_archives(kind: str, damage: Any) -> None:
 def parts(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """A small prepared dataset as a pack of two parts."""
     folder = tmp_path_factory.mktemp("pack")
-    for name in ("manifest.csv", "cases.csv", "source.json"):
+    for name in (*PACKED, "source.json"):
         (folder / "data").mkdir(exist_ok=True)
         (folder / "data" / name).write_bytes((phantom / name).read_bytes())
     (whole,) = pack(folder / "data", folder / "p", 1)

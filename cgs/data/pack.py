@@ -29,7 +29,7 @@ LARGEST = 64 * 1024**3
 
 def pack(folder: Path, target: Path, megabytes: int) -> list[Path]:
     """Write the prepared dataset in `folder` as `<target>.000`, `.001` ...; returns the parts."""
-    if not (folder / WRITTEN_LAST).is_file():
+    if not all((folder / name).is_file() for name in (*PREPARED, WRITTEN_LAST)):
         raise SuiteError(f"{folder} holds no complete dataset; run `python -m cgs prepare` for it.")
     cases = [f"cases/{file.name}" for file in sorted((folder / "cases").glob("[!.]*.npz"))]
     names = [*PREPARED, *cases, WRITTEN_LAST]  # Nothing that an attempt to prepare left there.
